@@ -93,9 +93,17 @@ def _notes(inspector: Inspector, found: Sequence[QueueCounts]) -> list[str]:
     notes = list(hidden_queues(inspector))
     if any(counts.scheduled is None or counts.in_flight is None for counts in found):
         hint = ""
-        if any(counts.in_flight is None for counts in found):
+        if any(counts.in_flight is None for counts in found) and not inspector.degraded():
             hint = "; RABBITMQ_API_URL adds the number of messages in flight"
         notes.append(f"{NOT_AVAILABLE}: not available on this broker{hint}")
+    if problem := inspector.degraded():
+        notes.append(f"note: {problem}")
+    read = [counts.queue for counts in found if counts.dead_is_least or counts.dead_age]
+    if read:
+        notes.append(
+            f"note: dead letters of {', '.join(read)} are being listed, replayed or deleted: their "
+            "number is of some seconds ago, or with ≥ at least"
+        )
     if scheduled := inspector.scheduled_in_all():
         notes.append(f"note: scheduled messages of all queues together: {scheduled}")
     return notes
@@ -127,7 +135,7 @@ def _row(line: Line, *, has_rates: bool) -> tuple[Any, ...]:
         counts.waiting,
         cell(counts.scheduled),
         cell(counts.in_flight),
-        counts.dead,
+        f"≥{counts.dead}" if counts.dead_is_least else counts.dead,
         *rates,
         cell(oldest) if counts.waiting else None,
         _state(line),

@@ -259,6 +259,10 @@ def workers(json: JsonOption = False) -> None:
     """
     broker = get_broker()
     found = [worker_to_json(broker, worker) for worker in broker.inspector.workers()]
+    if problem := broker.inspector.degraded():
+        say_error(f"note: {problem}")
+    if broker.state is None:
+        say_error("note: version, memory and running jobs need a shared store (STATE_URL)")
     if json:
         print_json(found)
     else:

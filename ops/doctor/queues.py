@@ -24,12 +24,14 @@ def check_dead_letters(queues: Sequence[str] | None = None) -> Iterator[Finding]
     """
     inspector = get_broker().inspector
     shown = inspector.queues() if queues is None else _existing(inspector, queues)
-    counts = [each for each in inspector.counts_of(shown) if each.dead]
+    found = inspector.counts_of(shown)
+    counts = [each for each in found if each.dead or each.dead_is_least]
     for each in counts:
         queue = shlex.quote(printable(each.queue))
         todo = f"run formrelay dlq list --queue {queue}, then dlq replay or dlq delete"
         letters = "dead letter" if each.dead == 1 else "dead letters"
-        says = f"{each.dead:,} {letters} in {each.queue}{_newest(inspector, each.queue)}"
+        least = "at least " if each.dead_is_least else ""
+        says = f"{least}{each.dead:,} {letters} in {each.queue}{_newest(inspector, each.queue)}"
         yield Finding("dead letters", "weak", f"{says}; {todo}")
     if counts:
         return
@@ -76,8 +78,9 @@ def check_workers() -> Iterator[Finding]:
     broker = get_broker()
     workers = list_workers(broker)
     if workers is None:
-        says = "not known: RabbitMQ lists workers only with STATE_URL or RABBITMQ_API_URL"
-        yield Finding("workers", "weak", f"{says}; set one of them")
+        says = "RabbitMQ lists workers only with STATE_URL or RABBITMQ_API_URL; set one of them"
+        problem = broker.inspector.degraded()
+        yield Finding("workers", "weak", f"not known: {problem or says}")
         return
     silent = [each for each in workers if not each["alive"]]
     for each in silent[:_MAX_NAMED]:

@@ -22,7 +22,10 @@ def check_reports() -> Iterator[Finding]:
     """Check that workers can report, do report, and have one version."""
     broker = get_broker()
     if broker.state is None:
-        says = "the history of queues and the reports of workers are missing"
+        says = (
+            "the history of queues and the reports of workers are missing, and each process has "
+            "an audit log and tasks of its own"
+        )
         yield Finding("workers", "weak", f"{says}: set STATE_URL to a Redis URL")
         return
     reports = broker.worker_reports().read()

@@ -55,6 +55,8 @@ def test_a_queue_is_paused_counted_resumed_and_purged(shell: Shell) -> None:
         "scheduled": 1,
         "in_flight": 0,
         "dead": 0,
+        "dead_is_least": False,
+        "dead_age_s": None,
         "paused": True,
         "no_worker": False,
         "jobs_per_s": 0.0,

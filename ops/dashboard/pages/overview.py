@@ -76,6 +76,7 @@ def show(view: View) -> Response:
         title="Overview",
         queues=rows,
         has_history=figures is not None,
+        is_shared=broker.state is not None,
         rate_minutes=RATE_MINUTES,
         stuck=[
             row.counts.queue

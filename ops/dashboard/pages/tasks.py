@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from werkzeug import Response
 
 from ..tasks import is_lost
@@ -14,17 +16,25 @@ _REFRESH_SECONDS = 1
 def show(view: View) -> Response:
     """List the tasks of the last day."""
     tasks = view.site.tasks.store(view.broker).newest()
-    return view.render("tasks.html", title="Tasks", tasks=tasks, is_lost=is_lost, now=view.now)
+    about: dict[str, Any] = {"is_lost": is_lost, "now": view.now, "is_shared": _is_shared(view)}
+    return view.render("tasks.html", title="Tasks", tasks=tasks, **about)
 
 
 def show_one(view: View) -> Response:
     """Show the progress of a task."""
     task = view.site.tasks.store(view.broker).find(view.argument("id"))
     if task is None:
-        raise view.not_found("There is no such task, or it ended more than a day ago.")
-    about = {} if task.is_over else {"refresh_seconds": _REFRESH_SECONDS}
-    lost = is_lost(task, view.now)
-    return view.render("task.html", title="Task", task=task, lost=lost, now=view.now, **about)
+        where = "" if _is_shared(view) else " or belongs to another process (STATE_URL is not set),"
+        raise view.not_found(f"There is no such task,{where} or it ended more than a day ago.")
+    about: dict[str, Any] = {"lost": is_lost(task, view.now), "is_shared": _is_shared(view)}
+    if not task.is_over:
+        about["refresh_seconds"] = _REFRESH_SECONDS
+    return view.render("task.html", title="Task", task=task, now=view.now, **about)
+
+
+def _is_shared(view: View) -> bool:
+    """Whether all processes share their tasks."""
+    return view.broker.state is not None
 
 
 def stop(view: View) -> Response:

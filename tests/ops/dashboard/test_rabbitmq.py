@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from formrelay.brokers import BrokerOptions
+from formrelay.brokers.envelope import encode
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
+from formrelay.brokers.rabbitmq.dead_letters import DeadLetterReader
 from formrelay.core.errors import SinkPermanent
 from tests.ops.dashboard.conftest import Site
 from tests.ops.dashboard.helpers import row
@@ -23,6 +26,20 @@ def harness(rabbitmq_url: str, unique: str) -> Iterator[Harness]:
     broker = RabbitBroker(rabbitmq_url, options=BrokerOptions())
     yield Harness(broker, unique)
     broker.close()
+
+
+@pytest.fixture
+def make_broker(rabbitmq_url: str) -> Iterator[Callable[..., RabbitBroker]]:
+    """Create more brokers, as other processes have them; closed after the test."""
+    made: list[RabbitBroker] = []
+
+    def make(**options: Any) -> RabbitBroker:
+        made.append(RabbitBroker(rabbitmq_url, options=BrokerOptions(), **options))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.close()
 
 
 def fail(payload: object = None) -> None:
@@ -67,5 +84,38 @@ def test_dead_letters_are_found_read_and_replayed_and_the_rest_says_what_is_miss
     site.post("/job/replay-edited", queue=queue, id=ids[1], call=call)
     counts = harness.broker.counts(queue)
     assert (counts.waiting, counts.dead) == (2, 0)
+    assert "belongs to another process" in site.page("/task?id=none", 404)
+    assert "those of other processes are not shown" in site.page("/tasks")
+    assert "in the memory of this process" in site.page("/audit")
     site.post("/queue/pause", name=queue, do="pause")
     assert "paused" in row(site.page("/"), queue)["Queue"]
+
+
+def test_a_page_names_a_management_api_that_fails_and_shows_everything_else(
+    harness: Harness, make_broker: Callable[..., RabbitBroker]
+) -> None:
+    harness.actor(fail, actor_name=f"fail_{harness.queue}").send()
+    broker = make_broker(management_url="http://user:secret@127.0.0.1:1/api")
+    broker.declare_queue(harness.queue)
+    text = Site(broker).page("/")
+    assert row(text, harness.queue)["Waiting"] == "1"
+    assert "management API at 127.0.0.1:1 to answer" in text
+    assert "messages in flight are not counted" in text
+    assert "secret" not in text
+
+
+def test_numbers_of_dead_letters_that_a_process_reads_are_shown_at_once_with_their_age(
+    harness: Harness, make_broker: Callable[..., RabbitBroker]
+) -> None:
+    queue, inspector = harness.queue, harness.broker.inspector
+    actor = harness.actor(fail, actor_name=f"fail_{queue}")
+    harness.bury([(id, encode(actor.message().copy(message_id=id))) for id in "ab"])
+    site, other = Site(harness.broker), make_broker()
+    other.declare_queue(queue)
+    assert row(site.page("/"), queue)["Dead"] == "2"
+    with DeadLetterReader(harness.broker.client, queue) as reader:  # type: ignore[attr-defined]
+        assert len(list(reader.fetch())) == 1
+        assert row(site.page("/"), queue)["Dead"] == "2 0s ago"
+        assert row(Site(other).page("/"), queue)["Dead"] == "≥ 0"
+        assert "at least 0 in all queues" in Site(other).page("/dead?window=hour&queue=none")
+    assert inspector.counts(queue).dead == 2
