@@ -23,10 +23,15 @@ __all__ = [
 
 
 class NotAvailable(BrokerError):
-    """Not available on this broker."""
+    """Not available on this broker.
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what}: not available on this broker")
+    Args:
+        what: the operation.
+        todo: what to do, or what is available instead.
+    """
+
+    def __init__(self, what: str, todo: str = "") -> None:
+        super().__init__(f"{what}: not available on this broker{f'; {todo}' if todo else ''}")
 
 
 class UnknownCursor(BrokerError, ValueError):

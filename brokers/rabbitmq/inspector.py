@@ -137,7 +137,9 @@ class RabbitInspector(Inspector):
         self, queue: str, state: State, *, limit: int = 50, cursor: str | None = None
     ) -> Page:
         if state is not State.DEAD:
-            raise NotAvailable(f"listing {state.replace('_', ' ')} messages")
+            raise NotAvailable(
+                f"listing {state.replace('_', ' ')} messages", "dead letters can be listed"
+            )
         try:
             first = int(cursor or 0)
         except ValueError:
@@ -155,7 +157,7 @@ class RabbitInspector(Inspector):
             if (found := self.dead_letter(name, id)) is not None:
                 return found
         raise NotAvailable(
-            f"finding a job that is not dead-lettered ({id!r} is not among the dead letters)"
+            "finding a job that is not dead-lettered", f"{id!r} is not among the dead letters"
         )
 
     def run_now(self, queue: str, id: str) -> bool:
@@ -168,7 +170,7 @@ class RabbitInspector(Inspector):
 
     def listed_workers(self) -> list[WorkerInfo]:
         if self._management is None:
-            raise NotAvailable("listing workers without RABBITMQ_API_URL and STATE_URL")
+            raise NotAvailable("listing workers", "set RABBITMQ_API_URL or STATE_URL")
         try:
             return self._management.workers()
         except (BrokerUnavailable, BrokerRefused) as error:

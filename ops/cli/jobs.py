@@ -11,7 +11,7 @@ from ...brokers import Entry, Inspector, NotAvailable, State, get_broker
 from ...brokers.attempt_history import attempts_of
 from ...brokers.inspection import UnknownCursor
 from ...core.clock import iso
-from ...core.errors import FormrelayError
+from ...core.errors import BrokerError, FormrelayError
 from ...core.failure import Reason
 from ...core.printable import shown_id
 from ..audit import audited, id_words, record
@@ -105,9 +105,10 @@ def list_jobs(
         )
     except UnknownCursor as error:
         raise typer.BadParameter(str(error)) from None
-    except NotAvailable:
-        say_error("note: --state dead lists the dead letters")
-        raise
+    except NotAvailable as error:
+        if state is State.DEAD:
+            raise
+        raise BrokerError(f"{error}: --state dead") from None
     if queue is None:
         found.cursor = None  # of a queue that the next command would have to name
         note_hidden_queues(inspector)

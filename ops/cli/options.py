@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from ...brokers import Inspector, NotAvailable, get_broker
+from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import ConfigError, NotConfigured
 from ...core.printable import read_id, shown_id
@@ -230,8 +231,11 @@ def hidden_queues(inspector: Inspector) -> Iterator[str]:
     try:
         inspector.check_listing()
     except NotAvailable as error:
-        todo = "name their module with --import"
-        yield f"note: queues of actors that are not imported are not shown; {todo} ({error})"
+        section = get_settings().broker
+        todo, why = "name their module with --import", f" ({error})"
+        if section.kind == "rabbitmq" and section.rabbitmq_api_url is None:
+            todo, why = f"{todo}, or set RABBITMQ_API_URL", ""
+        yield f"note: queues of actors that are not imported are not shown; {todo}{why}"
 
 
 def note_hidden_queues(inspector: Inspector) -> None:

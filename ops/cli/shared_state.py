@@ -8,7 +8,7 @@ from ...state import StateRedis
 
 
 class NoSharedState(FormrelayError):
-    """Worker processes share no state that a command could read: set STATE_URL to a Redis URL."""
+    """Expected a store that all processes share, got none: set STATE_URL to a Redis URL."""
 
 
 def shared_state() -> StateRedis:

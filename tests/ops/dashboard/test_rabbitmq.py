@@ -60,7 +60,7 @@ def test_dead_letters_are_found_read_and_replayed_and_the_rest_says_what_is_miss
     cells = [found[name] for name in ("Waiting", "Scheduled", "In flight", "Dead")]
     assert cells == ["0", "n/a", "n/a", "2"]
     assert "Rates and durations need a shared store" in text
-    assert "listing workers without RABBITMQ_API_URL" in text
+    assert "listing workers: not available on this broker; set RABBITMQ_API_URL" in text
     assert "jobs are scheduled on all queues together" in text
     harness.stop()
 
