@@ -114,9 +114,8 @@ def only_match(prefix: str, what: str, found: Sequence[tuple[str, str]]) -> tupl
         raise typer.BadParameter(f"expected the id of a {what}, got an empty text")
     if len(found) <= 1:
         return found[0] if found else None
-    names = [
-        f"{shown_id(id)} ({where})" if where else shown_id(id) for where, id in found[:CANDIDATES]
-    ]
+    named = sorted(found[:CANDIDATES], key=lambda match: match[1])  # sets of Redis have no order
+    names = [f"{shown_id(id)} ({where})" if where else shown_id(id) for where, id in named]
     names += ["and more"] if len(found) > CANDIDATES else []
     raise typer.BadParameter(
         f"expected the id of one {what}, '{shown_id(prefix)}' matches several: {', '.join(names)}"
