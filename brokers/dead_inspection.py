@@ -11,6 +11,7 @@ from .contract import BrokerContract
 from .dead_places import place_of, sorted_letters
 from .entries import Entry, QueueCounts
 from .filters import DeadFilter, Extent, Which
+from .queue_names import is_queue_name
 from .saved_letters import SavedLetter
 from .steps import Progress, most_per_step, total
 
@@ -20,7 +21,7 @@ Action: TypeAlias = Literal["replay", "delete"]
 class DeadLetterInspector(ABC):
     """Inspects, replays and deletes dead letters.
 
-    ``queue=None`` means every queue of :meth:`queues`.
+    ``queue=None`` means every queue of :meth:`queues`. An unknown queue has no dead letters.
 
     Attributes:
         reads_newest_first: whether :meth:`recent_dead` looks at the newest dead letters, if it
@@ -28,6 +29,7 @@ class DeadLetterInspector(ABC):
     """
 
     reads_newest_first: ClassVar[bool] = False
+    _may_exist: Callable[[str], bool] = staticmethod(is_queue_name)
 
     def __init__(self, broker: BrokerContract) -> None:
         self._broker = broker
@@ -229,4 +231,5 @@ class DeadLetterInspector(ABC):
         """Count the dead letters with these ids."""
 
     def _queues(self, queue: str | None) -> list[str]:
-        return [queue] if queue is not None else self.queues()
+        names = self.queues() if queue is None else [queue]
+        return [name for name in names if name in self._broker.queues or self._may_exist(name)]

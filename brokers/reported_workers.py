@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -11,11 +10,9 @@ from ..core.errors import BrokerError, describe
 from ..state.worker_reports import WorkerReport
 from .contract import BrokerContract
 from .entries import WorkerInfo
+from .queue_names import is_queue_name
 
 logger = logging.getLogger("formrelay.brokers")
-
-#: As Dramatiq allows, and at most the 255 bytes of RabbitMQ.
-_QUEUE_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9._-]{0,254}")
 
 
 def read_reports(broker: BrokerContract) -> list[WorkerReport] | None:
@@ -35,7 +32,7 @@ def read_reports(broker: BrokerContract) -> list[WorkerReport] | None:
 def reported_queues(reports: Iterable[WorkerReport]) -> set[str]:
     """Names of the queues that workers report, without texts that are no names of queues."""
     queues = {queue for report in reports for queue in report.queues}
-    return {queue for queue in queues if _QUEUE_NAME.fullmatch(queue)}
+    return {queue for queue in queues if is_queue_name(queue)}
 
 
 def from_reports(reports: Iterable[WorkerReport], now: float) -> list[WorkerInfo]:

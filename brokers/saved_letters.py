@@ -17,7 +17,7 @@ from dramatiq import Message
 
 from ..core.errors import BrokerError
 from ..core.failure import Failure
-from ..core.printable import read_id, shown_id
+from ..core.printable import check_id, read_id, shown_id
 from .attempt_history import failure_in
 from .entries import Entry
 from .envelope import Undecodable, decode, encode, undecodable_bytes, wrap_undecodable
@@ -88,10 +88,9 @@ class SavedLetter:
         died = fields.get("died")
         if isinstance(died, bool) or not isinstance(died, int | float | None):
             raise BadLetter("expected 'died' to be a number or null, got another value")
-        id = read_id(fields["id"])
         try:
-            id.encode(errors="surrogateescape")
-        except UnicodeEncodeError:
+            id = check_id(read_id(fields["id"]))
+        except ValueError:
             raise BadLetter("expected 'id' as formrelay writes it, got another text") from None
         return cls(
             fields["queue"],

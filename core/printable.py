@@ -57,6 +57,16 @@ def read_id(text: str) -> str:
     return _ESCAPE.sub(_unescaped, text)
 
 
+def check_id(id: str) -> str:
+    """Return an id as :func:`read_id` has read it.
+
+    Raises:
+        ValueError: it has surrogates that stand for no byte, so no message can have this id.
+    """
+    id.encode(errors="surrogateescape")
+    return id
+
+
 def _is_hidden(character: str) -> bool:
     return (
         not character.isprintable()

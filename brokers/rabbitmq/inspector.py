@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from typing import Any
 
 from pika import spec
 
@@ -33,6 +33,7 @@ from ..inspection import (
     Which,
     WorkerInfo,
 )
+from ..queue_names import is_queue_name
 from ..reported_workers import read_reports, reported_queues
 from ..settlement import Write
 from ..steps import chunks
@@ -40,7 +41,7 @@ from .client import RabbitClient
 from .connection import Connection
 from .counting import QueueCounter
 from .dead_changes import DeadLetterChange
-from .dead_letters import read_dead_letters
+from .dead_letters import Reading, read_dead_letters
 from .management import Management
 from .pauses import QueuePause
 
@@ -66,7 +67,7 @@ class RabbitInspector(Inspector):
         self._client = client
         self._management = management
         self._counter = counter
-        self._read = partial(read_dead_letters, client, job_types=broker.job_types)
+        self._found: set[str] = set()
 
     # -- queues ------------------------------------------------------------------------
 
@@ -109,11 +110,25 @@ class RabbitInspector(Inspector):
     def has_queue(self, name: str) -> bool:
         if name in self._broker.queues:
             return True
+        # RabbitMQ would remove line breaks from a name, and invent a name for "".
+        if not is_queue_name(name):
+            return False
         names = (name, self._client.topology.dead_queue(name))
         with self._client.connection() as connection:
             return all(
                 connection.find(spec.Queue.Declare(queue=queue, passive=True)) for queue in names
             )
+
+    def _may_exist(self, queue: str) -> bool:
+        """Whether a queue exists: reading a queue that does not exist would declare it."""
+        if queue not in self._found and self.has_queue(queue):
+            self._found.add(queue)
+        return queue in self._found
+
+    def _read(self, queue: str, **how: Any) -> Reading:
+        if not self._may_exist(queue):
+            return Reading([], 0, True)
+        return read_dead_letters(self._client, queue, self._broker.job_types, **how)
 
     # -- inspection --------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from ..inspection import (
 from ..steps import chunks
 from .commands import QueueCommands
 from .id_search import ids_with_prefix
-from .keys import is_queue_name
+from .keys import can_be_queue
 from .pages import BODIES_PER_CALL, Pages, to_bytes, to_text
 from .recent import recent_dead
 
@@ -44,6 +44,8 @@ class RedisInspector(Inspector):
     """Reads queues, workers and dead letters in Redis; each page is a consistent snapshot."""
 
     reads_newest_first = True
+    # Of other names, the keys could be keys of another queue.
+    _may_exist = staticmethod(can_be_queue)
 
     def __init__(self, broker: BrokerContract, commands: QueueCommands) -> None:
         super().__init__(broker)
@@ -63,12 +65,8 @@ class RedisInspector(Inspector):
         return names - self._broker.queues
 
     def _queues_of_workers(self) -> set[str]:
-        return {
-            queue
-            for worker in self.listed_workers()
-            for queue in worker.queues
-            if is_queue_name(queue)
-        }
+        workers = self.listed_workers()
+        return {name for worker in workers for name in worker.queues if can_be_queue(name)}
 
     def check_listing(self) -> None:
         try:
@@ -80,6 +78,8 @@ class RedisInspector(Inspector):
     def has_queue(self, name: str) -> bool:
         if name in self._broker.queues:
             return True
+        if not can_be_queue(name):
+            return False
         with self._commands.client_errors() as client:  # faster than a scan
             has_keys = bool(client.exists(*self._commands.keys.marks(name)))
         return has_keys or name in self._queues_of_workers()

@@ -12,19 +12,19 @@ import re
 from dataclasses import dataclass
 
 from ...core.errors import ConfigError
+from ..queue_names import is_queue_name
 
 #: Names of queues whose keys would be keys of another queue or of the namespace.
 _RESERVED = re.compile(
     r"\A__|\.(DQ|XQ|msgs|scheduled|dead|wake|suspects|priorities|levels|p\d|paused|inbox|purged)\Z"
 )
-_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9._-]*")
 #: The keys by which a queue is found: bodies, plain jobs, the mark of a paused queue.
 _MARKS = re.compile(r"(?P<queue>.+?)(\.[DX]Q)?\.(msgs|inbox|paused)")
 
 
-def is_queue_name(name: str) -> bool:
-    """Whether Dramatiq allows a queue of this name. Names that begin with ``__`` are ours."""
-    return _NAME.fullmatch(name) is not None
+def can_be_queue(name: str) -> bool:
+    """Whether a queue of Dramatiq can have this name, and shares no key with another queue."""
+    return is_queue_name(name) and not _RESERVED.search(name)
 
 
 def check_queue_name(name: str) -> None:
@@ -157,7 +157,7 @@ class Keys:
         """Name of the queue that a key belongs to; None if it is no key of a queue."""
         name = key.removeprefix(f"{self.namespace}:")
         found = _MARKS.fullmatch(name)
-        return found["queue"] if found is not None and is_queue_name(found["queue"]) else None
+        return found["queue"] if found is not None and can_be_queue(found["queue"]) else None
 
     def of(self, queue: str) -> list[str]:
         """The keys of a queue, in the order in which ``common.lua`` names them."""

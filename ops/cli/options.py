@@ -17,7 +17,7 @@ from ...brokers import Inspector, NotAvailable, get_broker
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import ConfigError, NotConfigured
-from ...core.printable import read_id, shown_id
+from ...core.printable import check_id, read_id, shown_id
 from ..output import say_error
 from ..own_actors import import_actors
 from .candidates import actor_names, job_ids, queue_names
@@ -79,12 +79,10 @@ def first_results(found: Iterable[T], limit: int, otherwise: str = "") -> list[T
 
 def _parse_id(text: str) -> str:
     """Parse an id argument, written as the tables print it."""
-    id = read_id(text)
     try:
-        id.encode(errors="surrogateescape")
-    except UnicodeEncodeError:
+        return check_id(read_id(text))
+    except ValueError:
         raise typer.BadParameter(f"expected an id as the tables print it, got {text!r}") from None
-    return id
 
 
 def id_argument(

@@ -444,3 +444,25 @@ def test_several_queues_are_counted_as_each_alone(harness: Harness, unique: str)
         assert (one.waiting, one.dead, one.paused) == (alone.waiting, alone.dead, alone.paused)
         assert (one.oldest_age is None) is (alone.oldest_age is None)
     assert inspector.counts_of([]) == []
+
+
+def test_a_queue_that_does_not_exist_is_empty_and_is_not_created(
+    harness: Harness, inspector: Inspector
+) -> None:
+    """RabbitMQ removes line breaks from names; Redis has keys that end in .XQ."""
+    harness.actor(refuse, actor_name="note").send()
+    harness.start()
+    wait_until(harness.dead)
+    (letter,) = harness.dead()
+    for name in ("{}x", "{}.XQ", "{}.DQ", "{}\r\n", "\n{}", "", "é\ud800", "q" * 300):
+        unknown = name.format(harness.queue)
+        assert not inspector.has_queue(unknown)
+        with suppress(NotAvailable):
+            assert inspector.find(letter.id, unknown) is None
+        assert inspector.dead_letter(unknown, letter.id) is None
+        assert inspector.dead_ids("", unknown) == []
+        assert list(inspector.dead_letters(DeadFilter(unknown))) == []
+        assert inspector.delete_dead([letter.id], queue=unknown) == 0
+        assert inspector.replay(DeadFilter(unknown)) == 0
+        assert not inspector.has_queue(unknown)
+    assert len(harness.dead()) == 1
