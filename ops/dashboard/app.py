@@ -27,6 +27,8 @@ logger = logging.getLogger("formrelay.dashboard")
 
 #: Maximum bytes of a form: a message that is edited and replayed.
 _MAX_FORM_BYTES = 4 * 1024 * 1024
+#: Maximum bytes of a form without a login: reading a large form takes seconds.
+_MAX_PUBLIC_FORM_BYTES = 16 * 1024
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -61,6 +63,9 @@ class Dashboard:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if self._prefix:
             environ = self._below_prefix(environ)
+        if environ.get("SCRIPT_NAME", "").startswith(("//", "/\\")):
+            # A prefix of a proxy's client: browsers would read //host as the name of a server.
+            environ = {**environ, "SCRIPT_NAME": "/" + environ["SCRIPT_NAME"].lstrip("/\\")}
         request = Request(environ)
         request.max_content_length = request.max_form_memory_size = _MAX_FORM_BYTES
         response = self._answer(request)
@@ -86,7 +91,9 @@ class Dashboard:
         except HTTPException as error:
             if error.response is not None or error.code is None:
                 return _as_response(error)
-            return _error_page(view, error.code, error.name, error.description or "")
+            response = _error_page(view, error.code, error.name, error.description or "")
+            response.headers.extend([each for each in error.get_headers() if each[0] == "Allow"])
+            return response
         except ConfigError as error:
             return _error_page(view, 503, "The configuration is wrong", str(error))
         except FormrelayError as error:
@@ -110,6 +117,8 @@ class Dashboard:
         route = self._routes[name]
         if request.method == "POST" and not is_from_this_site(request):
             raise Forbidden("Refused a form that was not sent by a page of this dashboard.")
+        if route.is_public:
+            request.max_content_length = request.max_form_memory_size = _MAX_PUBLIC_FORM_BYTES
         view.user = self._site.access.user(request)
         if view.user is None and not route.is_public:
             if request.method != "GET" or not self._site.access.has_login:

@@ -13,8 +13,9 @@ from ...brokers import DeadFilter, Entry, Inspector
 from ...brokers.filters import Place
 from ...brokers.inspection import Extent
 from ...core.failure import Reason
-from ...core.printable import read_id, shown_id
+from ...core.printable import shown_id
 from ..audit import filter_words
+from .view import page_id
 
 #: Seconds of the times that pages offer; None: from the beginning.
 WINDOWS: dict[str, float | None] = {
@@ -55,7 +56,7 @@ class DeadQuery:
         Raises:
             BadRequest: a field is invalid.
         """
-        texts = {name: read_id(given.get(name, "").strip()) for name in _TEXTS}
+        texts = {name: page_id(given.get(name, "").strip()) for name in _TEXTS}
         window = given.get("window", "day")
         if texts["reason"] and texts["reason"] not in set(Reason):
             raise BadRequest(f"expected one of the reasons {', '.join(Reason)}")

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import orjson
 from werkzeug import Request, Response
 from werkzeug.exceptions import BadRequest, NotFound
 from werkzeug.routing import MapAdapter
 from werkzeug.utils import redirect
 
 from ...brokers import RelayBroker
-from ...core.printable import read_id
+from ...core.printable import check_id, read_id
 from ...state.audit import Via
 from ..audit import Operator, record
 from .access import Access, HostAccess, User
@@ -147,11 +148,11 @@ class View:
 
     def id_argument(self, name: str) -> str:
         """Return a queue's name or an id of the query string, written with the filter ``id``."""
-        return _read_id(self.argument(name))
+        return page_id(self.argument(name))
 
     def id_field(self, name: str) -> str:
         """Return a queue's name or an id of a form, written with the filter ``id``."""
-        return _read_id(self.field(name))
+        return page_id(self.field(name))
 
     # -- answering ---------------------------------------------------------------------
 
@@ -254,7 +255,7 @@ class View:
     @property
     def _flash(self) -> tuple[str, str] | None:
         try:
-            found = json.loads(urlsafe_b64decode(self.request.cookies.get(FLASH_COOKIE, "")))
+            found = orjson.loads(urlsafe_b64decode(self.request.cookies.get(FLASH_COOKIE, "")))
             kind, text = map(str, found)
         except (ValueError, TypeError):
             return None
@@ -268,10 +269,13 @@ def _given(value: str | None, name: str, default: str | None) -> str:
     return found
 
 
-def _read_id(text: str) -> str:
-    id = read_id(text)
+def page_id(text: str) -> str:
+    """Read a queue's name, or an id or its beginning, written with the filter ``id``.
+
+    Raises:
+        BadRequest: no message can have this id.
+    """
     try:
-        id.encode(errors="surrogateescape")
-    except UnicodeEncodeError:
+        return check_id(read_id(text))
+    except ValueError:
         raise BadRequest("expected an id as the pages write it") from None
-    return id

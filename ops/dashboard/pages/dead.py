@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from werkzeug import Response
 from werkzeug.exceptions import BadRequest
 
 from ....brokers import Entry
 from ....brokers.inspection import Action, Extent, UnknownCursor
 from ....core.failure import Reason
-from ....core.printable import read_id, shown_id
+from ....core.printable import shown_id
 from ...dead_groups import group_dead_letters, group_of
 from ..dead_query import (
     COUNT_AT_MOST,
@@ -29,7 +30,7 @@ from ..dead_query import (
     read_page,
 )
 from ..tasks import Selection, TooManyTasks
-from ..view import Route, View
+from ..view import Route, View, page_id
 
 #: Number of dead letters on a page.
 _LETTERS = 50
@@ -80,7 +81,7 @@ def letters(view: View) -> Response:
 
 def _found(view: View, query: DeadQuery) -> Response:
     """List the dead letters whose id begins with a text."""
-    inspector, prefix = view.broker.inspector, read_id(view.argument("id").strip())
+    inspector, prefix = view.broker.inspector, page_id(view.argument("id").strip())
     ids = inspector.dead_ids(prefix, query.queue or None, limit=_LETTERS + 1)
     found = (inspector.dead_letter(queue, id) for queue, id in ids[:_LETTERS])
     letters = [letter for letter in found if letter is not None]
@@ -230,8 +231,7 @@ def _ids(view: View) -> list[tuple[str, list[str]]]:
         raise BadRequest(f"expected at most {_MAX_SELECTED} dead letters, got {len(values)}")
     for value in values:
         try:
-            queue, id = map(read_id, json.loads(value))
-            f"{queue}{id}".encode(errors="surrogateescape")
+            queue, id = map(page_id, orjson.loads(value))
         except (ValueError, TypeError):
             raise BadRequest("expected a dead letter as the pages write it") from None
         chosen[queue].append(id)

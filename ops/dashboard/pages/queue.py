@@ -10,10 +10,10 @@ from werkzeug.exceptions import BadRequest
 
 from ....brokers import DeadFilter, NotAvailable, State
 from ....brokers.inspection import UnknownCursor
-from ....core.printable import read_id, shown_id
+from ....core.printable import shown_id
 from ..dead_query import read_page
 from ..search import LONGEST, PAGE, Found, Search, find_ids, search
-from ..view import Route, View
+from ..view import Route, View, page_id
 
 #: What the messages in a state are, for the page without any.
 _EMPTY = {
@@ -148,7 +148,7 @@ def _search(view: View) -> Search:
     def given(name: str) -> str:
         return view.argument(name, "").strip()[:200]
 
-    return Search(read_id(given("id")), given("actor"), given("form"), given("error"))
+    return Search(page_id(given("id")), given("actor"), given("form"), given("error"))
 
 
 def _exact(view: View, queue: str, id: str) -> Response | None:

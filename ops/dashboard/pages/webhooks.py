@@ -11,10 +11,10 @@ from werkzeug import Response
 from ....actors.webhooks.registry import EndpointRegistry
 from ....actors.webhooks.resources import make_registry
 from ....core.errors import ConfigError, InvalidJob
-from ....core.printable import read_id, shown_id
+from ....core.printable import shown_id
 from ...resending import NoSuchWebhook, resend_webhook
 from ..endpoint_list import Endpoint, dead_of_endpoint, list_endpoints, webhook_queue
-from ..view import Route, View
+from ..view import Route, View, page_id
 from ..webhook_tests import make_entered_test, make_test
 from .dead import ask_about_ids
 
@@ -63,7 +63,7 @@ def change(view: View) -> Response:
 
 def resend(view: View) -> Response:
     """Deliver one webhook again, by its webhook-id or the id of its job."""
-    id = read_id(view.field("id", "").strip())
+    id = page_id(view.field("id", "").strip())
     if not id:
         return view.redirect("webhooks", flash="Enter a webhook id.", kind="problem")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from formrelay.ops.dashboard import make_app
 from formrelay.ops.dashboard.access import COOKIE, LoopbackAccess, Role, TokenAccess, User
 from formrelay.ops.dashboard.failed_logins import FailedLogins
 from formrelay.ops.dashboard.sessions import MAX_AGE, Session, read_session, sign_session
+from formrelay.ops.dashboard.view import FLASH_COOKIE
 from tests.ops.dashboard.conftest import HOSTILE, ORIGIN, TOKENS, Site
 from tests.support.clock import ManualClock
 
@@ -223,3 +225,58 @@ def test_a_user_of_another_program_is_read_from_the_environment(site: Site) -> N
     user = {HostAccess.KEY: User("ann", Role.READ_ONLY)}
     assert "read-only" in client.get("/", environ_overrides=user).text
     assert TokenAccess(lambda: TOKENS).log_in("", "") is None
+
+
+# -- hostile requests ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [COOKIE, FLASH_COOKIE])
+@pytest.mark.parametrize(
+    "value", ["[" * 2_500, f'["operator", "x", 1{"0" * 400}]', "null", '{"a": 1}', "\udcff"]
+)
+def test_a_cookie_that_anyone_can_make_is_ignored(site: Site, name: str, value: str) -> None:
+    body = urlsafe_b64encode(value.encode(errors="surrogateescape")).decode()
+    client = site.with_tokens()
+    client.set_cookie(name, body if name == FLASH_COOKIE else f"{body}.00")
+    assert client.get("/login").status_code == 200
+    assert client.get("/").status_code == 303
+
+
+def test_a_form_without_a_login_is_short(site: Site) -> None:
+    fields = {f"field{number}": "" for number in range(2_000)}
+    answer = site.with_tokens().post("/login/token", data=fields, headers=ORIGIN)
+    assert answer.status_code == 413
+
+
+def test_a_refused_method_names_those_allowed(site: Site) -> None:
+    answer = site.client.put("/dead")
+    assert (answer.status_code, set(answer.allow or ())) == (405, {"GET", "HEAD"})
+
+
+@pytest.mark.parametrize("prefix", ["//evil.example", "/\\evil.example", "///evil.example/"])
+def test_a_forwarded_prefix_leads_to_no_other_site(site: Site, prefix: str) -> None:
+    client = site.with_tokens(trust_proxy=True)
+    answer = client.get("/", headers={"X-Forwarded-Prefix": prefix})
+    assert answer.location.startswith("/evil.example")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/find?id={}",
+        "/queue?name={}",
+        "/job?queue={}&id=x",
+        "/dead?queue={}",
+        "/dead?id={}",
+        "/dead/letters?queue={}",
+    ],
+)
+def test_an_id_that_no_message_can_have_is_refused(site: Site, path: str) -> None:
+    site.page(path.format(r"\ud800"), status=400)
+
+
+def test_a_selection_that_no_page_wrote_is_refused(site: Site) -> None:
+    for letter in (r'["\\ud800", "x"]', "[" * 40_000, '["a"]', "[1, 2]", "5"):
+        answer = site.post("/dead/confirm", action="replay", letter=letter)
+        assert answer.status_code == 400, letter
+    assert site.post("/webhooks/resend", id=r"\ud800").status_code == 400
