@@ -16,6 +16,10 @@ from ..own_actors import import_actors
 
 #: Maximum bytes of a request.
 _MAX_BODY_BYTES = 8 * 1024 * 1024
+#: Maximum number of connections, and seconds after which an idle connection is closed.
+_MAX_CONNECTIONS, _IDLE_SECONDS = 500, 20
+#: Seconds in which a Redis that did not answer is not asked again: each thread would wait.
+_REST = 5.0
 
 
 def dashboard(
@@ -45,7 +49,10 @@ def dashboard(
     import_actors()
     settings = get_settings()
     app, tasks = _app(settings, host, prefix, trust_proxy)
-    get_broker().ping(())
+    broker = get_broker()
+    if broker.state is not None:
+        broker.state.client.be_impatient(_REST)
+    broker.ping(())
     # As Ctrl-C does: the tasks are stopped between two steps, and say so.
     before = signal.signal(signal.SIGTERM, _exit)
     try:
@@ -111,6 +118,11 @@ def make_server(app: Any, host: str, port: int, threads: int) -> Any:
             host=host,
             port=port,
             threads=threads,
+            # Connections that send nothing must not keep others out.
+            connection_limit=_MAX_CONNECTIONS,
+            channel_timeout=_IDLE_SECONDS,
+            cleanup_interval=_IDLE_SECONDS // 2,
+            asyncore_use_poll=True,  # select() takes no more than 1,024 files
             ident=None,  # or each answer would name the server
             max_request_body_size=_MAX_BODY_BYTES,
             clear_untrusted_proxy_headers=False,  # the application decides about them

@@ -97,7 +97,9 @@ class Dashboard:
         except ConfigError as error:
             return _error_page(view, 503, "The configuration is wrong", str(error))
         except FormrelayError as error:
-            return _error_page(view, 503, "The broker is unavailable", describe(error))
+            return _error_page(
+                view, 503, "The broker or the shared store is unavailable", describe(error)
+            )
         except Exception:
             logger.exception("a page of the dashboard failed")
             text = "An unexpected error; the log of the dashboard has its traceback."

@@ -12,6 +12,8 @@ A command that timed out is never repeated: the caller has waited long enough.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
@@ -36,7 +38,7 @@ _IDEMPOTENT = frozenset([
 
 
 class NotAsked(redis.TimeoutError):
-    """The process is shutting down and Redis did not answer before, so nothing was sent."""
+    """Redis did not answer before, and the program does not wait once more: nothing was sent."""
 
 
 def was_dropped(error: redis.RedisError) -> bool:
@@ -69,6 +71,7 @@ class RedisClient(redis.Redis):
 
     is_ending: Callable[[], bool] = staticmethod(lambda: False)
     _was_silent = False
+    _rest, _rests_until = 0.0, -math.inf
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         call: Any = super().execute_command
@@ -82,6 +85,8 @@ class RedisClient(redis.Redis):
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> T:
         """Run ``call``; repeat it if its connection was dropped and all commands are idempotent."""
+        if time.monotonic() < self._rests_until:
+            raise NotAsked(f"no answer before; not asked again for {self._rest:g} s")
         if self.is_ending():
             if self._was_silent:
                 raise NotAsked("no answer before; not asked again while shutting down")
@@ -96,9 +101,19 @@ class RedisClient(redis.Redis):
                 raise
         except redis.TimeoutError:
             self._was_silent = self.is_ending()
+            self._rests_until = time.monotonic() + self._rest
             self.drop_idle()
             raise
         return call(*args, **options)
+
+    def be_impatient(self, rest: float) -> None:
+        """Wait for answers as long as for a connection, for programs in which people wait.
+
+        Args:
+            rest: seconds in which a server that did not answer is not asked again.
+        """
+        self._rest = rest
+        self._hurry()
 
     def _hurry(self) -> None:
         """Limit the wait for an answer on new connections to the connect time-out."""

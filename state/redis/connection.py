@@ -34,6 +34,9 @@ _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _OF_CLUSTER = (MovedError, AskError, ClusterDownError, ClusterCrossSlotError)
 _CODES_OF_CLUSTER = ("MOVED ", "ASK ", "CLUSTERDOWN ", "CROSSSLOT ")
 
+#: What to check if Redis does not answer.
+_URLS = "that REDIS_URL, or STATE_URL for the shared store, is right"
+
 
 def connect_redis(url: str, *, timeout: timedelta, variable: str = "REDIS_URL") -> Any:
     """Make a client (``redis.Redis``) with a connection pool. Connects to no server.
@@ -193,7 +196,7 @@ def translated(where: str) -> Iterator[None]:
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise BrokerUnavailable(
             f"expected Redis at {where} to answer, got {type(error).__name__}: "
-            f"{_cause(error)}; check that it runs and that REDIS_URL is right"
+            f"{_cause(error)}; check that it runs, and {_URLS}"
         ) from None
     except redis.ResponseError as error:
         if isinstance(error, _OF_CLUSTER) or str(error).startswith(_CODES_OF_CLUSTER):
@@ -205,7 +208,7 @@ def translated(where: str) -> Iterator[None]:
         # The error's text may quote the received bytes.
         raise BrokerUnavailable(
             f"expected Redis at {where} to answer as Redis does, got {type(error).__name__}; "
-            "check that REDIS_URL is right"
+            f"check {_URLS}"
         ) from None
 
 
@@ -219,6 +222,7 @@ def no_cluster(where: str) -> str:
 
 def _cause(error: Exception) -> str:
     root: BaseException = error
-    while root.__cause__ is not None or root.__context__ is not None:
-        root = root.__cause__ or root.__context__ or root
+    # Other errors in its context were being handled when Redis was asked.
+    while isinstance(cause := root.__cause__ or root.__context__, OSError | redis.RedisError):
+        root = cause
     return (root.strerror or str(root)) if isinstance(root, OSError) else str(root)

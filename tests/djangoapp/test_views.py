@@ -81,7 +81,7 @@ def check_down(site: HostSite, staff: Any) -> None:
     assert "expected" in told.json()["error"]
     page = staff.get(f"{site.url}/{DASHBOARD}", timeout=30)
     assert page.status_code == 503
-    assert "The broker is unavailable" in page.text
+    assert "The broker or the shared store is unavailable" in page.text
     for text in (told.text, page.text):
         assert "hush" not in text
         assert "Traceback" not in text

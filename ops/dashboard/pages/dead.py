@@ -14,8 +14,10 @@ from werkzeug.exceptions import BadRequest
 
 from ....brokers import Entry
 from ....brokers.inspection import Action, Extent, UnknownCursor
+from ....core.errors import BrokerError
 from ....core.failure import Reason
 from ....core.printable import shown_id
+from ....state.task_store import TaskRecord
 from ...dead_groups import group_dead_letters, group_of
 from ..dead_query import (
     COUNT_AT_MOST,
@@ -63,9 +65,17 @@ def show(view: View) -> Response:
         further=None if looks_further else view.url("dead", **query.arguments(look="further")),
         further_number=LOOK_AT_MOST,
         refresh_seconds=_REFRESH_SECONDS,
-        running=[task for task in view.site.tasks.store(broker).newest() if not task.is_over],
+        running=_running(view),
         **_shared(view, query),
     )
+
+
+def _running(view: View) -> list[TaskRecord]:
+    """The tasks that run or wait; none while the shared store is unavailable."""
+    try:
+        return [task for task in view.site.tasks.store(view.broker).newest() if not task.is_over]
+    except BrokerError:
+        return []
 
 
 def letters(view: View) -> Response:

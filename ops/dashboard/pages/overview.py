@@ -10,7 +10,9 @@ from werkzeug import Response
 
 from ....brokers import NotAvailable, QueueCounts, RelayBroker
 from ....brokers.inspection import WorkerInfo
+from ....core.errors import BrokerError, describe
 from ...status_json import worker_to_json
+from ..external_systems import ExternalSystem
 from ..figures import NO_ATTEMPTS, RATE_MINUTES, QueueFigures
 from ..sink_states import sink_states
 from ..view import Route, View
@@ -62,7 +64,7 @@ def show(view: View) -> Response:
     names = view.site.queue_list.names(broker)
     counts = broker.inspector.counts_of(names)
     consumed = _consumed(broker, names)
-    figures = view.site.figures.of(broker)
+    figures, others, weaknesses = _from_store(view)
     rows = [
         QueueRow(
             each,
@@ -85,16 +87,29 @@ def show(view: View) -> Response:
         ],
         external_systems=[
             *sink_states([each for each in reports if not each.is_silent], figures, view.now),
-            *view.site.external_systems.get(broker),
+            *others,
         ],
         routes={route.name for route in view.site.navigation},
         workers=None if workers is None else [_worker_row(broker, each) for each in workers],
         why_no_workers=why_no_workers,
         has_reports=bool(reports),
         why_incomplete=view.site.queue_list.why_incomplete(broker),
-        weaknesses=broker.weaknesses(),
+        weaknesses=weaknesses,
         scheduled_in_all=broker.inspector.scheduled_in_all(),
     )
+
+
+def _from_store(
+    view: View,
+) -> tuple[dict[str, QueueFigures] | None, list[ExternalSystem], list[str]]:
+    """The figures, the external systems and what is weak; without those that the store keeps,
+    while it is unavailable."""
+    site, broker = view.site, view.broker
+    weaknesses = broker.weaknesses()
+    try:
+        return site.figures.of(broker), site.external_systems.get(broker), weaknesses
+    except BrokerError as error:
+        return None, [], [*weaknesses, f"The shared store is unavailable: {describe(error)}"]
 
 
 def _workers(broker: RelayBroker) -> tuple[list[WorkerInfo] | None, str]:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import dramatiq
 import pytest
+import redis
 
 from formrelay.actors.webhooks.redis_registry import RedisRegistry
 from formrelay.actors.webhooks.registry import EndpointRecord
@@ -19,6 +20,8 @@ from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.state.idempotency import Finished
+from formrelay.state.redis.client import NotAsked
+from formrelay.state.redis.connection import connect_redis, translated
 from formrelay.state.redis.idempotency import RedisIdempotencyStore
 from tests.support.proxy import Proxy
 
@@ -282,3 +285,36 @@ def test_the_usual_send_is_one_call(broker: RedisBroker, actor: Any, redis_url: 
     calls = broker.client.info("commandstats")
     assert calls["cmdstat_evalsha"]["calls"] >= 2
     assert after - before < 20
+
+
+def test_an_impatient_client_does_not_ask_a_silent_server_again(proxy: Proxy) -> None:
+    url = f"redis://127.0.0.1:{proxy.port}/0?socket_connect_timeout=0.2"
+    client = connect_redis(url, timeout=timedelta(seconds=30))
+    assert client.ping()
+    client.be_impatient(rest=3_600)
+    client.drop_idle()
+    proxy.swallow()
+    with pytest.raises(redis.TimeoutError):
+        client.get("key")
+    asked = proxy.accepted
+    for _ in range(3):
+        with pytest.raises(NotAsked, match="not asked again for 3600 s"):
+            client.get("key")
+        with pytest.raises(NotAsked):
+            client.pipeline().get("key").execute()
+    assert proxy.accepted == asked
+    client.close()
+
+
+def refused() -> None:
+    with translated("here"):
+        connect_redis("redis://127.0.0.1:1", timeout=timedelta(seconds=5)).ping()
+
+
+def test_the_cause_of_an_error_is_not_what_was_handled_before(redis_url: str) -> None:
+    try:
+        raise LookupError("another error")
+    except LookupError:
+        with pytest.raises(BrokerUnavailable, match="Connection refused") as caught:
+            refused()
+    assert "another error" not in str(caught.value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,18 @@ def test_the_server_passes_the_headers_of_a_proxy_on(site: Site) -> None:
     with serving(make_server(site.client.application, "127.0.0.1", 0, 2)) as url:
         assert requests.get(url, timeout=10).status_code == 200
         assert requests.get(url, headers=headers, timeout=10).status_code == 403
+
+
+def test_connections_that_send_nothing_keep_nobody_out(site: Site) -> None:
+    with (
+        serving(make_server(site.client.application, "127.0.0.1", 0, 2)) as url,
+        contextlib.ExitStack() as stack,
+    ):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        for _ in range(120):
+            slow = stack.enter_context(socket.create_connection(address, timeout=10))
+            slow.sendall(b"GET / HTTP/1.1\r\n")
+        assert requests.get(url, timeout=20).status_code == 200
 
 
 @pytest.mark.slow

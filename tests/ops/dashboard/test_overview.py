@@ -16,6 +16,7 @@ from formrelay.state.history import Tally
 from formrelay.state.worker_reports import PausedSink, RunningJob, WorkerReport
 from tests.ops.dashboard.conftest import HOSTILE, Site
 from tests.ops.dashboard.helpers import add_history, add_worker, row
+from tests.state.stores import state_of
 
 
 def test_a_queue_has_a_row_with_its_counts_and_what_happened(site: Site) -> None:
@@ -77,6 +78,22 @@ def test_without_a_shared_store_the_page_says_what_is_missing(site: Site) -> Non
     assert "Rates and durations need a shared store" in text
     assert "p95" not in text
     assert "each worker keeps this in its memory" in text
+
+
+def test_while_the_shared_store_is_unavailable_the_page_shows_what_the_broker_knows(
+    site: Site,
+) -> None:
+    site.add("webhooks", "dead", "d1")
+    site.broker.state = state_of("redis://127.0.0.1:1/0")
+    text = site.page("/")
+    assert row(text, "webhooks")["Dead"] == "1"
+    assert "The shared store is unavailable: expected Redis at 127.0.0.1:1" in text
+    assert "or STATE_URL for the shared store" in text
+    assert "need a shared store" not in text
+    assert "d1" in site.page("/dead?window=all&id=d1")
+    assert "1 dead letter" in site.page("/dead?window=all")
+    text = site.page("/audit", status=503)
+    assert "The broker or the shared store is unavailable" in text
 
 
 def test_all_queues_are_counted_in_few_round_trips(site: Site) -> None:
