@@ -13,7 +13,7 @@ from ..brokers import DeadFilter, Entry, Inspector, NotAvailable, State
 from ..brokers.inspection import Extent
 from ..middleware.delivery import BATCH, CAUSED_BY
 
-#: Maximum number of results, of jobs to look at, and seconds to look.
+#: Maximum number of results, of jobs to look at, and seconds to look for a page.
 _MOST_FOUND, _MOST, _SECONDS = 50, 5_000, 0.4
 #: Number of jobs that are read in one call, and of the newest dead letters.
 _CHUNK, _NEWEST = 100, 50
@@ -51,7 +51,9 @@ def cause_in(entry: Entry) -> str | None:
     return cause if isinstance(cause, str) and cause else None
 
 
-def find_caused(inspector: Inspector, id: str, *, sent_at: float | None = None) -> CausedJobs:
+def find_caused(
+    inspector: Inspector, id: str, *, sent_at: float | None = None, seconds: float | None = None
+) -> CausedJobs:
     """Find the jobs that a job caused.
 
     Looks at some jobs of each queue in turn, so that a long queue does not hide the others.
@@ -59,8 +61,9 @@ def find_caused(inspector: Inspector, id: str, *, sent_at: float | None = None) 
     Args:
         id: id of the job.
         sent_at: when it was sent, Unix seconds, if known: the jobs it caused died later.
+        seconds: maximum duration of the search; None: that of a page, 0.4 s.
     """
-    end = time.monotonic() + _SECONDS
+    end = time.monotonic() + (_SECONDS if seconds is None else seconds)
     result, found = CausedJobs(), dict[tuple[str, str], Entry]()
     walks = deque(_walks(inspector, sent_at, result))
     while walks:

@@ -108,6 +108,24 @@ def print_table(
     console.print(_table(console, title, columns, rows))
 
 
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Print names with their values, each on lines of its own."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(Text(printable(name)), Text(printable(value)))
+    make_console().print(table)
+
+
+def is_on_terminal() -> bool:
+    """Whether tables are drawn for a terminal, not for a pipe or a file."""
+    return make_console().is_terminal
+
+
 def can_redraw() -> bool:
     """Whether standard output is a terminal, on which :func:`redraw` works."""
     return sys.stdout.isatty()

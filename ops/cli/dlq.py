@@ -17,13 +17,14 @@ from .candidates import dead_letter_ids
 from .dead_filter import NoSuchDeadLetter, note_extent, resolve, with_filter
 from .dlq_changes import delete_dead_letters, replay_dead_letters
 from .dlq_files import export_dead_letters, import_dead_letters
-from .jobs import as_json, iso_or_none, why, with_message
+from .job_json import as_json, iso_or_none, why
+from .job_report import show
 from .options import (
-    AlwaysJsonOption,
     JsonOption,
     LimitOption,
     QueueOption,
     RevealOption,
+    ShowJsonOption,
     id_argument,
     note_hidden_queues,
     open_inspector,
@@ -152,15 +153,14 @@ def show_dead_letter(
     id: Annotated[str, id_argument("Job id or unique prefix.", complete=dead_letter_ids)],
     queue: QueueOption = None,
     reveal: RevealOption = False,
-    json: AlwaysJsonOption = False,
+    json: ShowJsonOption = False,
 ) -> None:
-    """Show a dead letter as JSON. The values of its payload are masked.
+    """Show a dead letter: error, attempts, payload. Its values are masked.
 
     --reveal shows the values, and is written to the audit log.
 
     Example: formrelay dlq show 39c2c01a --reveal
     """
-    del json
     inspector = open_inspector(queue)
     where, whole = resolve(inspector, id, queue)
     found = inspector.dead_letter(where, whole)
@@ -168,7 +168,7 @@ def show_dead_letter(
         raise NoSuchDeadLetter(f"the dead letter '{shown_id(id)}' was just removed")
     if reveal:
         record("dlq show --reveal", shown_id(whole))
-    print_json(with_message(found, reveal=reveal))
+    show(found, as_json=json, reveal=reveal)
 
 
 app.command("replay")(replay_dead_letters)

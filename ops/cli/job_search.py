@@ -9,6 +9,7 @@ from itertools import islice
 from ...brokers import DeadFilter, Entry, Inspector, State
 from ...brokers.fields import form_ids
 from ...brokers.inspection import Extent
+from ..caused_jobs import is_caused_by
 
 #: Number of jobs that a search reads in one call.
 _STEP = 500
@@ -21,12 +22,14 @@ class JobFilter:
     actor: str | None = None
     form: str | None = None
     id_prefix: str | None = None
+    caused_by: str | None = None
 
     def matches(self, entry: Entry) -> bool:
         """Whether a job matches."""
         return (
             (self.actor is None or entry.message.actor_name == self.actor)
             and (self.id_prefix is None or entry.id.startswith(self.id_prefix))
+            and (self.caused_by is None or is_caused_by(entry, self.caused_by))
             and (self.form is None or self.form in form_ids(entry.message))
         )
 

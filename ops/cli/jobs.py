@@ -8,31 +8,41 @@ from typing import Annotated, Any
 import typer
 
 from ...brokers import Entry, Inspector, NotAvailable, State, get_broker
-from ...brokers.attempt_history import attempts_of
 from ...brokers.inspection import UnknownCursor
-from ...core.clock import iso
 from ...core.errors import BrokerError, FormrelayError
-from ...core.failure import Reason
 from ...core.printable import shown_id
 from ..audit import audited, id_words, record
-from ..masking import masked_message, without_tokens
-from ..output import age, print_json, print_table, say, say_error
-from ..progress import progress_by_id, progress_json
+from ..caused_jobs import find_caused
+from ..output import (
+    age,
+    is_on_terminal,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    say_error,
+)
+from ..progress import progress_by_id
 from .cancel import cancel_jobs
+from .job_json import as_json, caused_json, why
+from .job_report import print_caused, show
 from .job_search import Found, JobFilter, find_jobs
 from .options import (
     CANDIDATES,
     ActorOption,
-    AlwaysJsonOption,
     JsonOption,
     QueueOption,
     RevealOption,
+    ShowJsonOption,
     id_argument,
     id_option,
     note_hidden_queues,
     only_match,
     open_inspector,
 )
+
+#: Maximum seconds for which ``jobs show`` looks for the jobs that a job caused.
+_SEARCH_SECONDS = 5.0
 
 app = typer.Typer(
     help="List jobs in any state; show a job, run it now or cancel it.", no_args_is_help=True
@@ -81,6 +91,9 @@ def list_jobs(
     id_prefix: Annotated[
         str | None, id_option("--id-prefix", "Only jobs whose id begins with this text.")
     ] = None,
+    caused_by: Annotated[
+        str | None, id_option("--caused-by", "Only jobs that the job with this id caused.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of results.")] = 50,
     look_at: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="Maximum number of jobs to look at.")
@@ -98,7 +111,7 @@ def list_jobs(
         raise typer.BadParameter("expected --queue with --cursor, which belongs to one queue")
     inspector = open_inspector(queue)
     queues = inspector.queues() if queue is None else [queue]
-    which = JobFilter(actor, form, id_prefix)
+    which = JobFilter(actor, form, id_prefix, caused_by)
     try:
         found = find_jobs(
             inspector, queues, state, which, limit=limit, at_most=look_at, cursor=cursor
@@ -192,60 +205,46 @@ def _detail(entry: Entry, now: float) -> str | None:
             return why(entry)
 
 
-def why(entry: Entry) -> str | None:
-    """Return the reason and message of the last failure, in one line."""
-    failure = entry.failure
-    if failure is None:
-        return "dead-lettered outside formrelay" if entry.state is State.DEAD else None
-    if _is_retried(entry):
-        return f"attempt {failure.attempt}: {failure.message}"
-    return f"{failure.reason.value}: {failure.message}"
-
-
-def _is_retried(entry: Entry) -> bool:
-    """Whether a job waits for its next attempt.
-
-    The reason in its record is then the one for which it would be dead-lettered after the last.
-    """
-    failure = entry.failure
-    return (
-        entry.state is not State.DEAD
-        and failure is not None
-        and failure.reason is Reason.ATTEMPTS_EXHAUSTED
-    )
-
-
 @app.command("show")
 def show_job(
     id: Annotated[str, id_argument("Job id or unique prefix.")],
     queue: QueueOption = None,
     reveal: RevealOption = False,
-    json: AlwaysJsonOption = False,
+    json: ShowJsonOption = False,
 ) -> None:
-    """Show a job as JSON: state, attempts, last failure, next run, progress.
+    """Show a job: state, attempts, last failure, next run, progress, jobs it caused.
 
-    The values of its payload are masked; --reveal shows them, and is written
-    to the audit log.
+    Of a job that is done, only the jobs that it caused. The values of its
+    payload are masked; --reveal shows them, and is written to the audit log.
 
     Example: formrelay jobs show 39c2c01a --reveal
     """
-    del json
     inspector = open_inspector(queue)
     match = only_match(id, "job", inspector.ids(id, queue, limit=CANDIDATES + 1))
     where, whole = match or (queue, id)
+    error: FormrelayError = NoSuchJob(f"there is no job '{shown_id(id)}', or it is done")
     try:
         found = inspector.find(whole, where)
-    except NotAvailable:  # RabbitMQ shows dead letters alone
-        progress = progress_by_id(id)
-        if progress is None:
-            raise
-        print_json({"id": shown_id(id), "state": None, "progress": progress})
+    except NotAvailable as missing:  # RabbitMQ shows dead letters alone
+        found, error = None, missing
+    if found is not None:
+        if reveal:
+            record("jobs show --reveal", shown_id(whole))
+        sent_at = found.message.message_timestamp / 1000
+        caused = find_caused(inspector, found.id, sent_at=sent_at, seconds=_SEARCH_SECONDS)
+        show(found, as_json=json, reveal=reveal, caused=caused)
         return
-    if found is None:
-        raise NoSuchJob(f"there is no job '{shown_id(id)}', or it is done")
-    if reveal:
-        record("jobs show --reveal", shown_id(whole))
-    print_json(with_message(found, reveal=reveal))
+    progress = progress_by_id(id) if isinstance(error, NotAvailable) else None
+    caused = find_caused(inspector, id, seconds=_SEARCH_SECONDS)
+    if progress is None and not caused.entries:
+        raise error
+    if json or not is_on_terminal():
+        gone = {"id": shown_id(id), "state": None, "progress": progress}
+        print_json({**gone, "caused": caused_json(caused)})
+        return
+    says = str(error) if progress is None else str(progress["text"])
+    print_facts([("id", shown_id(id)), ("progress" if progress else "state", says)])
+    print_caused(caused)
 
 
 @app.command("run-now")
@@ -297,53 +296,6 @@ def _why_not_now(entry: Entry | None, id: str) -> str:
     }
     why_not = states[None if entry is None else entry.state]
     return f"expected a scheduled job, got '{shown_id(id)}': {why_not}"
-
-
-def as_json(entry: Entry) -> dict[str, Any]:
-    """Return an entry as JSON, without its payload.
-
-    The reason of a failure is null while the job is retried.
-    """
-    failure = None if entry.failure is None else entry.failure.to_json()
-    if failure is not None and _is_retried(entry):
-        failure = {**failure, "reason": None}
-    return {
-        "queue": entry.queue,
-        "id": shown_id(entry.id),
-        "state": entry.state.value,
-        "actor": entry.message.actor_name,
-        "sent_at": iso_or_none(entry.message.message_timestamp / 1000),
-        "attempts": 0 if entry.failure is None else entry.failure.attempt,
-        "due": iso_or_none(entry.due),
-        "worker": entry.worker,
-        "died_at": iso_or_none(entry.died),
-        "failure": failure,
-    }
-
-
-def iso_or_none(seconds: float | None) -> str | None:
-    """Return a time in ISO 8601; None where another program stored a number out of range."""
-    try:
-        return None if seconds is None else iso(seconds)
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def with_message(entry: Entry, *, reveal: bool = False) -> dict[str, Any]:
-    """Return an entry as JSON, with its payload and its progress.
-
-    Args:
-        reveal: whether to show the values of the payload, except for OAuth tokens.
-    """
-    message = entry.message.asdict()
-    return {
-        **as_json(entry),
-        "attempt_history": [
-            {**each.to_json(), "at": iso_or_none(each.at)} for each in attempts_of(entry)
-        ],
-        "progress": progress_json(entry),
-        "message": without_tokens(message) if reveal else masked_message(message),
-    }
 
 
 app.command("cancel")(cancel_jobs)

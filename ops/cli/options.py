@@ -23,8 +23,9 @@ from ..own_actors import import_actors
 from .candidates import actor_names, job_ids, queue_names
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-AlwaysJsonOption = Annotated[
-    bool, typer.Option("--json", help="Accepted for scripts: the output is always JSON.")
+ShowJsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON on a terminal too; a pipe or file always gets it."),
 ]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")

@@ -9,7 +9,7 @@ from dramatiq import Message
 
 from formrelay.brokers import Entry, State
 from formrelay.core.failure import Failure, Reason
-from formrelay.ops.cli.jobs import as_json, why
+from formrelay.ops.cli.job_json import as_json, why
 
 
 def entry(state: State, reason: Reason) -> Entry:

@@ -193,6 +193,12 @@ def test_hostile_text_in_a_record_of_an_attempt_is_shown_as_text(site: Site) -> 
     assert "&lt;script&gt;" in text
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a slow machine look at everything."""
+    monkeypatch.setattr("formrelay.ops.caused_jobs._SECONDS", 60)
+
+
 def caused(text: str) -> list[list[str]]:
     return table(text, "Table of jobs it caused")
 
@@ -237,7 +243,6 @@ def test_the_search_for_caused_jobs_is_bounded_fair_and_left_out_of_refreshes(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("formrelay.ops.caused_jobs._MOST", 300)
-    monkeypatch.setattr("formrelay.ops.caused_jobs._SECONDS", 60)
     for number in range(1_000):
         site.add("events", "waiting", f"e{number}")
     for number in range(60):
