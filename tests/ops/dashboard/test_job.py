@@ -21,7 +21,8 @@ PAYLOAD = {"name": "Ann Other", "age": 42, "auth": {"refresh_token": "1//secret"
 def dead(site: Site) -> Site:
     """A site with a dead letter `d1`."""
     failure = FAILURE | {"causes": ["OSError: the cause"]}
-    site.add("webhooks", "dead", "d1", kwargs={"payload": PAYLOAD}, options={"failure": failure})
+    options = {"failure": failure, "attempt_history": ATTEMPTS, "caused_by": "p1"}
+    site.add("webhooks", "dead", "d1", kwargs={"payload": PAYLOAD}, options=options)
     return site
 
 
@@ -103,6 +104,8 @@ def test_a_dead_letter_is_edited_and_replayed(dead: Site) -> None:
     assert found is not None
     assert found.message.kwargs == {"payload": PAYLOAD | {"name": "Bea"}}
     assert (found.state, found.failure) == ("waiting", None)
+    # Another job, of the same cause.
+    assert found.message.options == {"caused_by": "p1"}
     assert dead.broker.counts("webhooks").dead == 0
     assert actions(dead) == [
         ("jobs reveal", "queue webhooks, id d1"),
