@@ -8,7 +8,15 @@ from typing import Any
 from dramatiq import Message
 
 from ..core.failure import Failure
-from ..core.past_attempts import DEAD, DEFER, RETRY, PastAttempt, read_attempts, with_failure
+from ..core.past_attempts import (
+    DEAD,
+    DEFER,
+    RETRY,
+    PastAttempt,
+    read_attempts,
+    unix_seconds,
+    with_failure,
+)
 from ..middleware.delivery import ATTEMPT_HISTORY, FAILURE
 from .entries import Entry, State
 
@@ -36,23 +44,29 @@ def attempts_in(
     return with_failure(found, failure or failure_in(message), outcome)
 
 
-def records_in(message: Message[Any], *, outcome: str = RETRY) -> list[Any]:
-    """Return the records of :func:`attempts_in` as a message carries them."""
+def records_in(
+    message: Message[Any], failure: Failure | None = None, *, outcome: str = RETRY
+) -> list[Any]:
+    """Return the records of :func:`attempts_in` as a message carries them; arguments as there."""
     records = message.options.get(ATTEMPT_HISTORY) if message.options else None
     if not isinstance(records, list):
         records = []
-    failure = message.options.get(FAILURE) if message.options else None
-    if not isinstance(failure, dict) or failure.get("attempt") == _last_number(records):
+    failure = failure or failure_in(message)
+    if failure is None or _has_record(records, failure):
         return records
-    return [each.to_json() for each in attempts_in(message, outcome=outcome)]
+    return [each.to_json() for each in attempts_in(message, failure, outcome=outcome)]
 
 
-def _last_number(records: Sequence[Any]) -> Any:
-    """Number of the last attempt in a list that was not deferred."""
+def _has_record(records: Sequence[Any], failure: Failure) -> bool:
+    """Whether the last attempt that was not deferred is that of a failure.
+
+    Does not read all records, since each retry and each replay asks.
+    """
     for each in reversed(records):
         if isinstance(each, dict) and each.get("outcome") != DEFER:
-            return each.get("attempt")
-    return None
+            is_its_number: bool = each.get("attempt") == failure.attempt
+            return is_its_number and each.get("at") == unix_seconds(failure.at)
+    return False
 
 
 def attempts_of(entry: Entry) -> list[PastAttempt]:

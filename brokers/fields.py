@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Any
 
 import orjson
 from dramatiq import Message
 
 from ..core.failure import Failure
-from ..core.past_attempts import DEAD
+from ..core.past_attempts import DEAD, unix_seconds
 from ..middleware.delivery import (
     ARGS,
     ATTEMPT_HISTORY,
@@ -21,6 +20,7 @@ from ..middleware.delivery import (
     RETRIES,
 )
 from .attempt_history import records_in
+from .entries import Entry
 from .envelope import encode, priority_in, undecodable_bytes, without_options
 
 
@@ -57,10 +57,7 @@ def _form_ids_of(fields: Mapping[str, Any]) -> set[str]:
 
 def died_at(failure: Failure | None) -> float | None:
     """Return when a failure happened, Unix seconds."""
-    try:
-        return None if failure is None else datetime.fromisoformat(failure.at).timestamp()
-    except (TypeError, ValueError):
-        return None
+    return None if failure is None else unix_seconds(failure.at)
 
 
 def timestamp_in(body: bytes | None) -> int | None:
@@ -72,29 +69,32 @@ def timestamp_in(body: bytes | None) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def encode_for_replay(message: Message[Any]) -> bytes:
+def encode_for_replay(message: Message[Any], failure: Failure | None = None) -> bytes:
     """Encode a dead letter for its replay.
 
     Undecodable bytes are returned unchanged; other messages lose their failure, their number of
     attempts, their eta, and that they were redelivered before: somebody wants all of it tried anew.
     They keep the records of their attempts, for people.
+
+    Args:
+        failure: the failure of the dead letter, if it is not in the message.
     """
     data = undecodable_bytes(message)
     if data is not None:
         return data
-    records = records_in(message, outcome=DEAD)
+    records = records_in(message, failure, outcome=DEAD)
     message = without_options(message, FAILURE, RETRIES, REQUEUED, REDELIVERED, "eta")
     if records:
         message.options[ATTEMPT_HISTORY] = records
     return encode(message)
 
 
-def for_replay(message: Message[Any]) -> tuple[bytes, int | None]:
+def for_replay(letter: Entry) -> tuple[bytes, int | None]:
     """Return the body of a dead letter for its replay, and its priority if it has one.
 
     Bytes that cannot be decoded may be JSON with a priority all the same.
     """
-    body = encode_for_replay(message)
+    body = encode_for_replay(letter.message, letter.failure)
     try:
         options = orjson.loads(body)["options"]
     except (orjson.JSONDecodeError, KeyError, TypeError):

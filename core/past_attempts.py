@@ -83,11 +83,8 @@ class PastAttempt:
     @classmethod
     def of_failure(cls, failure: Failure, outcome: str) -> PastAttempt:
         """Make the record of a failed attempt from its failure, without durations."""
-        try:
-            at: float | None = datetime.fromisoformat(failure.at).timestamp()
-        except (TypeError, ValueError):
-            at = None
         text = "" if failure.message == failure.error else _cut(failure.message, _MAX_TEXT)
+        at = unix_seconds(failure.at)
         return cls(failure.attempt, at, outcome, _cut(failure.error, _MAX_ERROR), text)
 
     def to_json(self) -> dict[str, Any]:
@@ -175,6 +172,14 @@ def appended(
     while found and len(orjson.dumps(found)) > most_bytes:
         del found[0]
     return found
+
+
+def unix_seconds(text: str) -> float | None:
+    """Convert the time of a failure to Unix seconds; None if it is malformed."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _number(value: Any) -> float | None:

@@ -227,7 +227,7 @@ class MemoryInspector(Inspector):
                     continue  # changed by another thread
                 count += 1
                 if action == "replay":
-                    body, priority = for_replay(letter.message)
+                    body, priority = for_replay(letter)
                     self._memory[queue].add(letter.id, body, None, priority)
             self._memory.changed.notify_all()
         return count

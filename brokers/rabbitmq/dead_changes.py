@@ -171,7 +171,7 @@ class DeadLetterChange:
         """
         publications = []
         for entry in letters:
-            body, priority = for_replay(entry.message)
+            body, priority = for_replay(entry)
             head = self._client.head(entry.id, priority)
             publications.append(Publication(self._queue, "", self._queue, head, body))
         if publications:

@@ -289,7 +289,7 @@ class RedisInspector(Inspector):
     def _replay(self, queue: str, letters: list[Entry]) -> int:
         args: list[str | bytes | int] = []
         for letter in letters:
-            body, priority = for_replay(letter.message)
+            body, priority = for_replay(letter)
             args += (to_bytes(letter.id), priority or "", body)
         return int(self._commands.run("replay", queue, args))
 

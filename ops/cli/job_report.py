@@ -96,15 +96,19 @@ def _print_attempts(attempts: Sequence[PastAttempt], now: float) -> None:
         return
     say()
     columns = ["attempt", "ended", "took", "outcome", "next", "why"]
-    print_table("Attempts", columns, [_attempt(each, now) for each in attempts], empty="")
+    before = [None, *attempts]
+    rows = [_attempt(each, last, now) for last, each in zip(before, attempts, strict=False)]
+    print_table("Attempts", columns, rows, empty="")
     if attempts[0].attempt > 1:
         say("earlier attempts are in the log: search it for the id")
 
 
-def _attempt(each: PastAttempt, now: float) -> tuple[Any, ...]:
+def _attempt(each: PastAttempt, before: PastAttempt | None, now: float) -> tuple[Any, ...]:
     outcome = {DEFER: "deferred", DEAD: "dead"}.get(each.outcome, each.outcome)
     times = f" {each.count:,} times" if each.count > 1 else ""
     parts = [each.error.rpartition(".")[2], each.message]
+    if before is not None and before.outcome == DEAD:
+        parts.insert(1, "(after a replay)")
     if each.is_redelivered:
         parts.append("(delivered again: its worker died or lost its connection)")
     return (

@@ -471,6 +471,17 @@ def test_a_revived_message_has_no_attempts_and_is_otherwise_unchanged(
     assert not Delivery(again, "tag").is_redelivered
 
 
+def test_a_replayed_message_keeps_its_records_and_what_only_its_broker_knows() -> None:
+    last = {"attempt": FAILURE.attempt, "at": 1.0, "outcome": "dead", "error": "E"}
+    dead = Message("q", "act", (), {}, {"attempt_history": [last]}, "id-1", 1)
+    assert read(encode_for_replay(dead)).options == dead.options
+    # Of the same number as a recorded attempt: buried by RabbitMQ after a replay.
+    found = read(encode_for_replay(dead, FAILURE)).options["attempt_history"]
+    assert [one["outcome"] for one in found] == ["dead", "dead"]
+    again = Message("q", "act", (), {}, {"attempt_history": found}, "id-1", 1)
+    assert read(encode_for_replay(again, FAILURE)).options["attempt_history"] == found
+
+
 @pytest.mark.parametrize("raw", [None, 5, "not base64!", "AAAA!", "é", {}], ids=repr)
 def test_a_message_of_another_program_with_the_same_actor_name_is_kept(raw: Any) -> None:
     odd = Message("q", UNDECODABLE, (1,), {}, {"raw": raw}, "id-1", 1)

@@ -182,6 +182,14 @@ def test_the_past_attempts_of_a_job_are_in_a_table_with_the_last_failure(site: S
     assert "earlier attempts are in the log" in text
 
 
+def test_an_attempt_after_a_replay_says_so(site: Site) -> None:
+    dead = {**ATTEMPTS[0], "outcome": "dead"}
+    history = [dead, {**ATTEMPTS[0], "attempt": 1}, {**ATTEMPTS[0], "at": 1_789_999_200}]
+    site.add("webhooks", "scheduled", "s1", options={"attempt_history": history})
+    rows = table(site.page("/job?queue=webhooks&id=s1"), "Table of attempts")
+    assert [row[5] for row in rows] == ["Busy 503", "Busy after a replay: 503", "Busy 503"]
+
+
 def test_a_job_without_failed_attempts_has_no_table_of_attempts(site: Site) -> None:
     site.add("webhooks", "waiting", "w1", options={"attempt_history": "odd"})
     assert "Table of attempts" not in site.page("/job?queue=webhooks&id=w1")
