@@ -87,7 +87,7 @@ def _facts(entry: Entry, now: float) -> Iterator[tuple[str, str]]:
     for number, text in enumerate(failure.causes):
         yield "" if number else "because of", text
     for number, text in enumerate(failure.where):
-        yield "" if number else "places", text
+        yield "" if number else "traceback", text
     yield "failed on", failure.worker
 
 
