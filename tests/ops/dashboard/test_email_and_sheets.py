@@ -121,6 +121,7 @@ def test_bounces_are_shown_by_domain_with_the_threshold_and_its_effect(site: Sit
     ]
     assert "More than 20 bounces, and more than 20 % of an hour’s e-mails" in text
     assert "41 suppressed addresses" in text  # not the 21st of the outage
+    assert 'down.example: <a href="#rates">too many addresses bounced' in text
     assert "No bounces in the last 7 days." not in text
 
 
