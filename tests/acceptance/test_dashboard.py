@@ -16,6 +16,7 @@ from formrelay.brokers import BrokerOptions, RelayBroker
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
+from formrelay.ops import audit
 from formrelay.ops.dashboard import make_app
 from formrelay.ops.dashboard.access import Role, TokenAccess
 from formrelay.ops.dashboard.tasks import Tasks
@@ -87,6 +88,7 @@ def site(request: pytest.FixtureRequest, unique: str) -> Iterator[Site]:
     broker = kind(url, options=BrokerOptions())
     if request.param == "redis":
         broker.state = state_of(url)
+    audit._memory_log.cache_clear()  # without a shared store, the log of earlier tests
     site = Site(broker, unique)
     yield site
     site.tasks.stop()
