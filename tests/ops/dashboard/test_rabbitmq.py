@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from html import unescape
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from formrelay.brokers.envelope import encode
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.dead_letters import DeadLetterReader
 from formrelay.core.errors import SinkPermanent
+from formrelay.ops.dashboard import dead_query
+from formrelay.ops.dashboard.pages import dead as pages_dead
 from tests.ops.dashboard.conftest import Site
-from tests.ops.dashboard.helpers import row
+from tests.ops.dashboard.helpers import row, rows
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -122,3 +125,31 @@ def test_numbers_of_dead_letters_that_a_process_reads_are_shown_at_once_with_the
         assert row(Site(other).page("/"), queue)["Dead"] == "≥ 0"
         assert "at least 0 in all queues" in Site(other).page("/dead?window=hour&queue=none")
     assert inspector.counts(queue).dead == 2
+
+
+def test_lists_and_groups_say_that_the_oldest_letters_were_looked_at(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, queue = Site(harness.broker), harness.queue
+    actor = harness.actor(fail, actor_name=f"fail_{queue}")
+    ids = []
+    harness.start()
+    for count in range(1, 4):  # one by one, since an id of the same millisecond may be first
+        ids.append(actor.send().message_id)
+        wait_until(lambda: harness.broker.counts(queue).dead == count)  # noqa: B023
+    harness.stop()
+    monkeypatch.setattr(pages_dead, "_LETTERS", 2)
+    path = f"/dead/letters?queue={queue}"
+    first = site.page(path)
+    assert [text.split()[0] for text in rows(first)] == ids[:0:-1]
+    (more,) = re.findall(r'<a href="([^"]*)">Next page', first)
+    assert [text.split()[0] for text in rows(site.page(unescape(more)))] == ids[:1]
+
+    says = "looked at 2 dead letters, the oldest of each queue, which RabbitMQ delivers first"
+    for module in (pages_dead, dead_query):
+        monkeypatch.setattr(module, "LOOK_AT", 2)
+    text = site.page(path)
+    assert says in text
+    assert [text.split()[0] for text in rows(text)] == ids[1::-1]
+    assert "Next page" not in text  # of the letters that RabbitMQ delivered, these are all
+    assert says in site.page(f"/dead?queue={queue}")
