@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import waitress
 
+from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
+from formrelay.actors.webhooks.resources import make_registry
 from formrelay.ops.dashboard import view
 from formrelay.ops.dashboard.access import LoopbackAccess, Role, TokenAccess
+from formrelay.state import make_bounce_rates
 from tests.ops.dashboard.conftest import HOSTILE, TOKENS, Site, serving
 from tests.ops.dashboard.helpers import FAILURE, add_history, add_worker
 from tests.support.browser import browser
@@ -93,6 +96,10 @@ def fill(site: Site) -> None:
     add_worker(site, HOSTILE + LONG, "webhooks", LONG)
     site.broker.queues.add(LONG)
     site.post("/queue/pause", name="webhooks", do="pause")
+    now = site.broker.clock.time()
+    report = DeliveryReport(HOSTILE + LONG, HOSTILE + LONG, False, 3, now, now, 503)
+    make_registry(site.broker.state).report([report], DisableRules())
+    make_bounce_rates(site.broker.state).note_bounced(f"{HOSTILE}{LONG}\n2026-01-31 09", "x")
 
 
 def visit(page: Page, url: str) -> Iterator[None]:
@@ -110,6 +117,11 @@ def visit(page: Page, url: str) -> Iterator[None]:
     for job in jobs:
         page.goto(job)
         yield
+    for path, button in (("webhooks", "Send test"), ("dead?window=all", "Delete all that match")):
+        page.goto(f"{url}/{path}")
+        page.get_by_role("button", name=button).first.click()
+        page.get_by_role("link", name="Cancel").wait_for()
+        yield
 
 
 def test_hostile_and_long_text_in_every_field_fits_a_phone(
@@ -121,7 +133,7 @@ def test_hostile_and_long_text_in_every_field_fits_a_phone(
         for _ in visit(page, url):
             seen.append(page.url)
             assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"], page.url
-            if "/job" in page.url or page.url == f"{url}/":
+            if "/job" in page.url or page.url in (f"{url}/", f"{url}/webhooks/change"):
                 check(page)
         assert len(seen) >= 10
 
