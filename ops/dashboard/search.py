@@ -1,4 +1,4 @@
-"""Searches the messages of a queue in one state, as far as a page may look."""
+"""Searches the messages of a queue, and ids in all queues, looking at a bounded number."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from ...core.error_groups import is_error
 
 #: Number of results on a page.
 PAGE = 50
-#: Number of messages that a search reads in one call, and at most for one page.
-_CHUNK, _MOST = 100, 2_000
-#: Seconds after which a search ends with what it has found.
-LONGEST = 0.5
-#: Maximum number of ids and seconds to look for the beginning of an id, and number of results.
-_MOST_IDS, _LONGEST_FIND, _MOST_MATCHES = 300_000, 1.0, 20
+#: Number of messages to read in one call, and maximum number to look at for one page.
+_CHUNK, _MAX_LOOKED_AT = 100, 2_000
+#: Seconds after which a search returns the messages that it has found.
+MAX_SECONDS = 0.5
+#: For a search by the first characters of an id: maximum number of ids to look at, maximum seconds,
+#: maximum number of results.
+_MAX_IDS, _MAX_FIND_SECONDS, _MAX_MATCHES = 300_000, 1.0, 20
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What to look for; an empty text matches everything.
+    """The fields of a search; an empty text matches everything.
 
     Attributes:
-        id: begin of the id.
+        id: first characters of the id.
         actor: part of the actor's name.
         form: id of a form.
         error: type of the last failure, or a part of its text, as :class:`.DeadFilter` takes it.
@@ -56,9 +57,9 @@ class FoundIds:
     """The jobs whose id begins with a text.
 
     Attributes:
-        matches: queue and id of each; one if its id is the text.
-        looked_at: number of ids that were read.
-        is_complete: whether all ids were read.
+        matches: queue and id of each job; a single job if its whole id is the text.
+        looked_at: number of ids that were looked at.
+        is_complete: whether all ids were looked at.
         has_more: whether there are more matches.
     """
 
@@ -70,20 +71,20 @@ class FoundIds:
 
 def find_ids(inspector: Inspector, prefix: str) -> FoundIds:
     """Find jobs in any queue by the beginning of their ids, the shortest queues first."""
-    extent, end, found = Extent(_MOST_IDS), time.monotonic() + _LONGEST_FIND, FoundIds()
+    extent, end, found = Extent(_MAX_IDS), time.monotonic() + _MAX_FIND_SECONDS, FoundIds()
     counts = sorted(inspector.counts_of(inspector.queues()), key=_size)
     for each in counts:
-        if len(found.matches) > _MOST_MATCHES:
+        if len(found.matches) > _MAX_MATCHES:
             break
         if not extent.left or time.monotonic() > end:
             extent.is_complete = False
             break
-        matches = inspector.ids(prefix, each.queue, limit=_MOST_MATCHES + 1, extent=extent)
+        matches = inspector.ids(prefix, each.queue, limit=_MAX_MATCHES + 1, extent=extent)
         if (each.queue, prefix) in matches:
             return FoundIds([(each.queue, prefix)])
         found.matches += matches
-    found.has_more = len(found.matches) > _MOST_MATCHES
-    del found.matches[_MOST_MATCHES:]
+    found.has_more = len(found.matches) > _MAX_MATCHES
+    del found.matches[_MAX_MATCHES:]
     found.looked_at, found.is_complete = extent.looked_at, extent.is_complete
     return found
 
@@ -93,12 +94,12 @@ def _size(counts: QueueCounts) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The results of a page.
+class SearchResult:
+    """A page of a search.
 
     Attributes:
-        looked_at: number of messages that were read.
-        cursor: where the search goes on; None at the end of the queue.
+        looked_at: number of messages that were looked at.
+        cursor: where the next page begins; None at the end of the queue.
     """
 
     entries: list[Entry]
@@ -108,7 +109,7 @@ class Found:
 
 def search(
     inspector: Inspector, queue: str, state: State, what: Search, cursor: str | None
-) -> Found:
+) -> SearchResult:
     """Find the messages that match, in the order of :meth:`Inspector.browse`.
 
     Raises:
@@ -117,14 +118,14 @@ def search(
     """
     if what.is_empty:
         page = inspector.browse(queue, state, limit=PAGE, cursor=cursor)
-        return Found(page.entries, len(page.entries), page.cursor)
+        return SearchResult(page.entries, len(page.entries), page.cursor)
     entries: list[Entry] = []
-    looked_at, end = 0, time.monotonic() + LONGEST
+    looked_at, end = 0, time.monotonic() + MAX_SECONDS
     while True:
         page = inspector.browse(queue, state, limit=_CHUNK, cursor=cursor)
         looked_at += len(page.entries)
         entries += filter(what.matches, page.entries)
         cursor = page.cursor
-        is_enough = len(entries) >= PAGE or looked_at >= _MOST or time.monotonic() > end
+        is_enough = len(entries) >= PAGE or looked_at >= _MAX_LOOKED_AT or time.monotonic() > end
         if cursor is None or is_enough:
-            return Found(entries, looked_at, cursor)
+            return SearchResult(entries, looked_at, cursor)

@@ -12,10 +12,10 @@ from ....brokers import DeadFilter, NotAvailable, State
 from ....brokers.inspection import UnknownCursor
 from ....core.printable import shown_id
 from ..dead_query import read_page
-from ..search import LONGEST, PAGE, Found, Search, find_ids, search
+from ..search import MAX_SECONDS, PAGE, Search, SearchResult, find_ids, search
 from ..view import Route, View, page_id
 
-#: What the messages in a state are, for the page without any.
+#: The title and text of the page of a state without messages.
 _EMPTY = {
     State.WAITING: ("Nothing is waiting.", "Jobs are here from send() until a worker takes them."),
     State.SCHEDULED: (
@@ -73,20 +73,20 @@ def show(view: View) -> Response:
     )
 
 
-def _found(view: View, queue: str, state: State, what: Search, *, is_newest: bool) -> Found:
+def _found(view: View, queue: str, state: State, what: Search, *, is_newest: bool) -> SearchResult:
     inspector = view.broker.inspector
     cursor = view.request.args.get("cursor")
     if is_newest and inspector.reads_newest_first:
         which, matches = DeadFilter(queue), what.matches
-        page = read_page(inspector, which, cursor, limit=PAGE, matches=matches, seconds=LONGEST)
-        return Found(page.letters, page.extent.looked_at, page.cursor)
+        page = read_page(inspector, which, cursor, limit=PAGE, matches=matches, seconds=MAX_SECONDS)
+        return SearchResult(page.letters, page.extent.looked_at, page.cursor)
     if is_newest and cursor is None:
         try:
             entries = inspector.newest_dead(queue, limit=PAGE)
         except NotAvailable:
             pass  # too many for this broker: from the oldest on
         else:
-            return Found(entries, len(entries), None)
+            return SearchResult(entries, len(entries), None)
     return search(inspector, queue, state, what, cursor)
 
 

@@ -139,7 +139,7 @@ def test_the_search_for_the_begin_of_an_id_is_bounded_and_says_so(
     text = site.page("/find?id=same")
     assert len(found(text)) == 20
     assert "The first 20 found" in text
-    monkeypatch.setattr("formrelay.ops.dashboard.search._MOST_IDS", 1_000)
+    monkeypatch.setattr("formrelay.ops.dashboard.search._MAX_IDS", 1_000)
     keys, client = site.broker.keys, site.broker.client
     ids = ["x-last", *(f"w{number}" for number in range(5_000))]
     client.hset(keys.bodies("webhooks"), mapping=dict.fromkeys(ids, b"{}"))
