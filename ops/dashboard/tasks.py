@@ -12,7 +12,7 @@ import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -51,7 +51,7 @@ class Selection:
     """
 
     which: DeadFilter = field(default_factory=DeadFilter)
-    ids: Sequence[tuple[str, Sequence[str]]] = ()
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     expected: int | None = None
     rate: int | None = None
 
@@ -60,7 +60,8 @@ class Selection:
         """The selection in words."""
         if not self.ids:
             return filter_words(self.which)
-        return "; ".join(f"queue {queue}: {id_words(list(ids))}" for queue, ids in self.ids)
+        words = (f"queue {queue}: {id_words(list(ids))}" for queue, ids in self.ids.items())
+        return "; ".join(words)
 
 
 @dataclass(eq=False)
@@ -124,7 +125,7 @@ class _Task:
         }
         if not self.selection.ids:
             progress(change(self.selection.which, **how))
-        for queue, ids in self.selection.ids:
+        for queue, ids in self.selection.ids.items():
             before += change(list(ids), queue=queue, **how)
             progress(0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ def show(view: View) -> Response:
     """Show the dead letters grouped by error."""
     query, broker = DeadQuery.read(view.request.args), view.broker
     if view.argument("id", "").strip():
-        return _found(view, query)
+        return _by_id_prefix(view, query)
     looks_further = view.argument("look", "") == "further"
     found = group_dead_letters(
         broker.inspector,
@@ -89,7 +89,7 @@ def letters(view: View) -> Response:
     return _list(view, query, page)
 
 
-def _found(view: View, query: DeadQuery) -> Response:
+def _by_id_prefix(view: View, query: DeadQuery) -> Response:
     """List the dead letters whose id begins with a text."""
     inspector, prefix = view.broker.inspector, page_id(view.argument("id").strip())
     ids = inspector.dead_ids(prefix, query.queue or None, limit=_LETTERS + 1)
@@ -122,7 +122,7 @@ class _Row:
     """A dead letter in a list.
 
     Attributes:
-        value: names it in a form.
+        value: the value of its checkbox; see :func:`letter_value`.
     """
 
     letter: Entry
@@ -145,7 +145,7 @@ def _shared(view: View, query: DeadQuery) -> dict[str, Any]:
 
 
 def confirm(view: View) -> Response:
-    """Ask before dead letters are replayed or deleted: says what is selected, and how many."""
+    """Ask before dead letters are replayed or deleted; show the selection and its number."""
     action, ids = _action(view), _ids(view)
     if ids:
         return ask_about_ids(view, action, ids, back=view.url("dead.letters", **_back(view)))
@@ -177,34 +177,34 @@ def confirm(view: View) -> Response:
 def ask_about_ids(
     view: View,
     action: Action,
-    ids: Sequence[tuple[str, Sequence[str]]],
+    ids: Mapping[str, Sequence[str]],
     *,
     back: str,
     note: str | None = None,
 ) -> Response:
-    """Ask before some dead letters are replayed or deleted.
+    """Ask before dead letters with these ids are replayed or deleted.
 
     Args:
         ids: ids by queue.
         back: URL of the page to return to.
-        note: what else to say.
+        note: a further text for the operator.
     """
     return view.render(
         "dead_confirm.html",
         title=f"{action.capitalize()} dead letters",
         action=action,
-        count=Count(sum(len(of) for _, of in ids), True),
+        count=Count(sum(map(len, ids.values())), True),
         words=Selection(ids=ids).words,
         group=None,
         fields=[],
-        values=[letter_value(queue, id) for queue, of in ids for id in of],
+        values=[letter_value(queue, id) for queue, its_ids in ids.items() for id in its_ids],
         back=back,
         note=note,
     )
 
 
 def letter_value(queue: str, id: str) -> str:
-    """Name a dead letter in a field of a form; see :func:`_ids`."""
+    """Return the value by which a form names a dead letter; :func:`_ids` reads it."""
     return json.dumps([shown_id(queue), shown_id(id)])
 
 
@@ -233,7 +233,7 @@ def _action(view: View) -> Action:
             raise BadRequest("expected the action replay or delete, got another")
 
 
-def _ids(view: View) -> list[tuple[str, list[str]]]:
+def _ids(view: View) -> dict[str, list[str]]:
     """The selected ids by queue; see :func:`letter_value`."""
     chosen: defaultdict[str, list[str]] = defaultdict(list)
     values = view.request.form.getlist("letter")
@@ -245,7 +245,7 @@ def _ids(view: View) -> list[tuple[str, list[str]]]:
         except (ValueError, TypeError):
             raise BadRequest("expected a dead letter as the pages write it") from None
         chosen[queue].append(id)
-    return list(chosen.items())
+    return chosen
 
 
 def _back(view: View) -> dict[str, str]:

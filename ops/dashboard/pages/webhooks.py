@@ -140,7 +140,7 @@ def _resend_failed(view: View, id: str) -> Response:
         text = f"No dead letter of {shown_id(id)} was found."
         return view.redirect("webhooks", flash=text, kind="problem")
     note = None if is_complete else "There may be more: repeat it when these are done."
-    chosen = [(webhook_queue(), ids)]
+    chosen = {webhook_queue(): ids}
     return ask_about_ids(view, "replay", chosen, back=view.url("webhooks"), note=note)
 
 

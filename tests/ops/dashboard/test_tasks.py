@@ -98,7 +98,7 @@ def test_a_task_replays_or_deletes_and_says_what_it_did(
     broker: RelayBroker, tasks: Tasks, log: MemoryAuditLog, unique: str
 ) -> None:
     ids = bury(broker, unique, 5)
-    chosen = Selection(ids=[(unique, ids[:2])], expected=2)
+    chosen = Selection(ids={unique: ids[:2]}, expected=2)
     id = tasks.start(broker, "delete", chosen, ANN)
     record = ended(tasks, broker, id)
     assert (record.state, record.done, record.total, record.who) == ("done", 2, 2, "ann")
