@@ -1,7 +1,7 @@
 """The audit log: who changed what, with the command line or a dashboard.
 
-An entry names what was selected and how many messages it hit; it never contains a payload. The log
-is bounded: the oldest entries are dropped.
+An entry names the selection and the number of changed messages; it never contains a payload. The
+log is bounded: the oldest entries are dropped.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class AuditEntry:
     Attributes:
         who: the operator: ``user@host`` on the command line, the name of the login in a dashboard.
         via: what the operator used.
-        action: what was done, like a command: ``dlq replay``.
-        target: what it was done to, such as a queue or an id; "" for none.
+        action: as the command that does it: ``dlq replay``.
+        target: the changed object, such as a queue or an id; "" for none.
         filter: the selection in words: ``queue webhooks, error ConnectError``.
         count: number of messages or entries that were changed; None if it is not known.
         outcome: ``done``, or what happened instead: ``stopped``, ``failed: …``.
@@ -74,7 +74,7 @@ class AuditLog(Protocol):
         """
 
     def newest(self, limit: int = 100, cursor: str | None = None) -> AuditPage:
-        """Return the newest entries, or those that follow a page.
+        """Return the newest entries, or the entries after a page.
 
         Entries that are added meanwhile are not repeated on later pages.
 
@@ -83,7 +83,7 @@ class AuditLog(Protocol):
             cursor: the cursor of the previous page; None for the newest entries.
 
         Raises:
-            ValueError: this is no cursor.
+            ValueError: ``cursor`` is not a cursor.
         """
 
 
@@ -100,7 +100,7 @@ def clean_entry(entry: AuditEntry) -> AuditEntry:
 
 
 def bad_cursor() -> ValueError:
-    """The error about a cursor that is none."""
+    """Make the error about a text that is not a cursor."""
     return ValueError("expected the cursor of an earlier page, got another text")
 
 

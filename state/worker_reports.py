@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from ..core.clock import SYSTEM_CLOCK, Clock
 
-#: A worker whose last report is older is silent: it was killed, hangs, or cannot reach the store.
+#: Age of the last report from which a worker is silent: it was killed, hangs, or cannot reach the
+#: store.
 SILENT_AFTER = timedelta(seconds=30)
 #: How long the last report of a worker is kept.
 KEEP = timedelta(minutes=10)
@@ -32,8 +33,8 @@ class RunningJob:
 
     Attributes:
         actor: name of its actor.
-        seconds: how long it had run when it was reported.
-        jobs: number of jobs, for a batch.
+        seconds: how long it had run at the time of the report.
+        jobs: number of jobs in a batch; otherwise 1.
     """
 
     actor: str
@@ -67,7 +68,7 @@ class WorkerReport:
         uptime: seconds since the worker started.
         memory_bytes: resident memory; None if the system does not say.
         running_count: number of jobs that run; a batch counts as one.
-        running: those that have run longest, at most :data:`MAX_RUNNING`.
+        running: the jobs that have run longest, at most :data:`MAX_RUNNING`.
         paused: sinks whose circuit breaker is open or half-open, or that are at a limit.
         stalled: seconds since one of its consumers last looked for a message. Below the worker's
             timeout of a second, unless a consumer hangs.
