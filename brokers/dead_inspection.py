@@ -13,7 +13,7 @@ from .entries import Entry, QueueCounts
 from .filters import DeadFilter, Extent, Which
 from .queue_names import is_queue_name
 from .saved_letters import SavedLetter
-from .steps import Progress, most_per_step, total
+from .steps import Progress, most_per_step, run_steps
 
 Action: TypeAlias = Literal["replay", "delete"]
 
@@ -159,7 +159,7 @@ class DeadLetterInspector(ABC):
             return self._count(which, queue, extent)
         most = most_per_step(rate)
         steps = self._change("replay", which, queue, most)
-        return total(steps, progress, rate=rate, should_stop=should_stop)
+        return run_steps(steps, progress, rate=rate, should_stop=should_stop)
 
     def delete_dead(
         self,
@@ -177,7 +177,7 @@ class DeadLetterInspector(ABC):
             return self._count(which, queue, extent)
         most = most_per_step(rate)
         steps = self._change("delete", which, queue, most)
-        return total(steps, progress, rate=rate, should_stop=should_stop)
+        return run_steps(steps, progress, rate=rate, should_stop=should_stop)
 
     @abstractmethod
     def add_dead(

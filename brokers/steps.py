@@ -21,7 +21,7 @@ def most_per_step(rate: float | None) -> int | None:
     return None if rate is None else max(1, int(rate * _STEP_SECONDS))
 
 
-def total(
+def run_steps(
     steps: Iterator[int],
     progress: Progress,
     *,
