@@ -23,6 +23,7 @@
     sink_states.py       sinks, for the overview: settings, breakers of workers, last attempts
     search.py            searches the messages of a queue
     dead_query.py        a filter of dead letters, in the fields of a form or a URL; its pages
+    dead_forms.py        forms that replay or delete dead letters by their ids
     endpoint_list.py     webhook endpoints with their success rates
     webhook_tests.py     test deliveries to an endpoint
     tasks.py             replays and deletes many dead letters in threads

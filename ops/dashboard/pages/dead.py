@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from werkzeug import Response
 from werkzeug.exceptions import BadRequest
 
@@ -16,15 +12,14 @@ from ....brokers import Entry
 from ....brokers.inspection import Action, Extent, UnknownCursor
 from ....core.errors import BrokerError
 from ....core.failure import Reason
-from ....core.printable import shown_id
 from ....state.task_store import TaskRecord
 from ...dead_groups import group_dead_letters, group_of
+from ..dead_forms import ask_about_ids, letter_value, read_letters
 from ..dead_query import (
     COUNT_AT_MOST,
     LOOK_AT,
     LOOK_AT_MOST,
     WINDOWS,
-    Count,
     DeadPage,
     DeadQuery,
     count_dead,
@@ -38,8 +33,8 @@ from ..view import Route, View, page_id
 _LETTERS = 50
 #: Seconds between two refreshes: grouping takes a second with many dead letters.
 _REFRESH_SECONDS = 20
-#: Maximum number of groups on a page, and of ids that an operator may select.
-_MAX_GROUPS, _MAX_SELECTED = 200, 1_000
+#: Maximum number of groups on a page.
+_MAX_GROUPS = 200
 
 
 def show(view: View) -> Response:
@@ -122,7 +117,7 @@ class _Row:
     """A dead letter in a list.
 
     Attributes:
-        value: the value of its checkbox; see :func:`letter_value`.
+        value: the value of its checkbox; see :func:`.dead_forms.letter_value`.
     """
 
     letter: Entry
@@ -146,7 +141,7 @@ def _shared(view: View, query: DeadQuery) -> dict[str, Any]:
 
 def confirm(view: View) -> Response:
     """Ask before dead letters are replayed or deleted; show the selection and its number."""
-    action, ids = _action(view), _ids(view)
+    action, ids = _action(view), read_letters(view)
     if ids:
         return ask_about_ids(view, action, ids, back=view.url("dead.letters", **_back(view)))
     if view.field("selected", ""):
@@ -174,43 +169,9 @@ def confirm(view: View) -> Response:
     )
 
 
-def ask_about_ids(
-    view: View,
-    action: Action,
-    ids: Mapping[str, Sequence[str]],
-    *,
-    back: str,
-    note: str | None = None,
-) -> Response:
-    """Ask before dead letters with these ids are replayed or deleted.
-
-    Args:
-        ids: ids by queue.
-        back: URL of the page to return to.
-        note: a further text for the operator.
-    """
-    return view.render(
-        "dead_confirm.html",
-        title=f"{action.capitalize()} dead letters",
-        action=action,
-        count=Count(sum(map(len, ids.values())), True),
-        words=Selection(ids=ids).words,
-        group=None,
-        fields=[],
-        values=[letter_value(queue, id) for queue, its_ids in ids.items() for id in its_ids],
-        back=back,
-        note=note,
-    )
-
-
-def letter_value(queue: str, id: str) -> str:
-    """Return the value by which a form names a dead letter; :func:`_ids` reads it."""
-    return json.dumps([shown_id(queue), shown_id(id)])
-
-
 def start(view: View) -> Response:
     """Start a task that replays or deletes."""
-    action, ids = _action(view), _ids(view)
+    action, ids = _action(view), read_letters(view)
     expected, rate = (_whole(view.field(name, "")) for name in ("expected", "rate"))
     query = DeadQuery.read(view.request.form)
     if not ids and query.until is None:
@@ -231,21 +192,6 @@ def _action(view: View) -> Action:
             return "delete"
         case _:
             raise BadRequest("expected the action replay or delete, got another")
-
-
-def _ids(view: View) -> dict[str, list[str]]:
-    """The selected ids by queue; see :func:`letter_value`."""
-    chosen: defaultdict[str, list[str]] = defaultdict(list)
-    values = view.request.form.getlist("letter")
-    if len(values) > _MAX_SELECTED:
-        raise BadRequest(f"expected at most {_MAX_SELECTED} dead letters, got {len(values)}")
-    for value in values:
-        try:
-            queue, id = map(page_id, orjson.loads(value))
-        except (ValueError, TypeError):
-            raise BadRequest("expected a dead letter as the pages write it") from None
-        chosen[queue].append(id)
-    return chosen
 
 
 def _back(view: View) -> dict[str, str]:

@@ -13,10 +13,10 @@ from ....actors.webhooks.resources import make_registry
 from ....core.errors import ConfigError, InvalidJob
 from ....core.printable import shown_id
 from ...resending import NoSuchWebhook, resend_webhook
+from ..dead_forms import ask_about_ids
 from ..endpoint_list import Endpoint, dead_of_endpoint, list_endpoints, webhook_queue
 from ..view import Route, View, page_id
 from ..webhook_tests import make_entered_test, make_test
-from .dead import ask_about_ids
 
 #: Maximum number of endpoints on the page.
 _MAX_ENDPOINTS = 500
