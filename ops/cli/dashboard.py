@@ -69,9 +69,8 @@ def _exit(*_: object) -> None:
 def _app(settings: Settings, host: str, prefix: str, trust_proxy: bool) -> tuple[Any, Any]:
     try:
         from ..dashboard import make_app
-        from ..dashboard.access import Access, LoopbackAccess, TokenAccess
+        from ..dashboard.access import Access, LoopbackAccess, TokenAccess, tokens_of
         from ..dashboard.tasks import Tasks
-        from ..dashboard.tokens import tokens_of
     except ImportError as error:
         raise ConfigError(
             f"expected the package {error.name} for the dashboard, which is not installed: "

@@ -9,7 +9,6 @@
     static/       dashboard.css, pages.css, dashboard.js
 
     access.py            who may do what: login by token, or a host program's own login
-    tokens.py            the tokens of the settings, by role
     sessions.py          the signed session cookie
     failed_logins.py     limits logins after wrong tokens
     origins.py           refuses a POST from another site

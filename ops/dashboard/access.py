@@ -10,6 +10,7 @@ from typing import Protocol
 
 from werkzeug import Request
 
+from ...config import DashboardSettings
 from ...core.clock import SYSTEM_CLOCK, Clock
 from .sessions import Session, read_session, sign_session
 
@@ -137,3 +138,12 @@ class TokenAccess:
             return None
         session = Session(found, name.strip()[:60] or found, self._clock.time())
         return sign_session(session, tokens[found])
+
+
+def tokens_of(settings: DashboardSettings) -> dict[Role, str]:
+    """Return the current token of each role that has one."""
+    found = {
+        Role.OPERATOR: settings.secret("token"),
+        Role.READ_ONLY: settings.secret("read_only_token"),
+    }
+    return {role: token for role, token in found.items() if token is not None}
