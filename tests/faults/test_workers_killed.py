@@ -62,6 +62,17 @@ def test_two_workers_share_a_queue_and_repeat_no_job(site: Site) -> None:
     assert set(Counter(site.lines()).values()) == {1}
 
 
+def _check_three_workers_are_killed(site: Site, poison: str) -> None:
+    """Start workers until the fourth dead-letters the message that killed the others."""
+    for _ in range(3):
+        assert site.start_worker().wait(60) == -signal.SIGKILL
+    site.start_worker()
+    (letter,) = wait_until(lambda: list(site.broker.dead_letters(site.queue)))
+    assert letter.id == poison
+    assert letter.failure is not None
+    assert letter.failure.reason is Reason.CRASH_LOOP
+
+
 @pytest.mark.slow
 def test_a_message_with_an_idempotency_key_that_kills_three_workers_is_dead_lettered(
     site: Site, redis_url: str
@@ -69,14 +80,7 @@ def test_a_message_with_an_idempotency_key_that_kills_three_workers_is_dead_lett
     # The next worker gets it while its key is still locked by the killed worker.
     poison = site.broker.actors["poison_once"].send()
     site.send(range(20))
-    for _ in range(3):
-        worker = site.start_worker()
-        assert worker.wait(60) == -signal.SIGKILL
-    site.start_worker()
-    (letter,) = wait_until(lambda: list(site.broker.dead_letters(site.queue)))
-    assert letter.id == poison.message_id
-    assert letter.failure is not None
-    assert letter.failure.reason is Reason.CRASH_LOOP
+    _check_three_workers_are_killed(site, poison.message_id)
     site.wait_for(range(20))
     # It is retried once a second, not in a busy loop.
     assert site.lines().count("asked") < 60
@@ -86,16 +90,9 @@ def test_a_message_with_an_idempotency_key_that_kills_three_workers_is_dead_lett
 def test_a_message_that_kills_three_workers_is_dead_lettered_and_others_run(site: Site) -> None:
     poison = site.broker.actors["poison"].send()
     site.send(range(20))
-    for _ in range(3):
-        worker = site.start_worker()
-        assert worker.wait(60) == -signal.SIGKILL
-    site.start_worker()
-    (letter,) = wait_until(lambda: list(site.broker.dead_letters(site.queue)))
+    _check_three_workers_are_killed(site, poison.message_id)
     site.wait_for(range(20))
     wait_until(site.is_empty)
-    assert letter.id == poison.message_id
-    assert letter.failure is not None
-    assert letter.failure.reason is Reason.CRASH_LOOP
     assert site.lines().count("poison") == 3
 
 

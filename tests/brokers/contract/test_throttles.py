@@ -47,6 +47,19 @@ class Sink:
         self.taken += numbers
 
 
+def check_the_queue_pauses(harness: Harness, actor: Any, throttle: Throttle, sink: Sink) -> None:
+    """Send numbers to an unavailable sink, and let it come back."""
+    actor.send(number=0)
+    wait_until(lambda: throttle.is_tripped)
+    for number in range(1, 101):
+        actor.send(number=number)
+    # After each pause one message probes the sink; all others keep waiting.
+    wait_until(lambda: len(sink.asked) == 3)
+    assert harness.broker.counts(harness.queue).waiting >= 98
+    sink.is_back.set()
+    wait_until(lambda: sorted(sink.taken) == list(range(101)))
+
+
 def test_a_queue_pauses_while_its_sink_is_unavailable_and_drains_afterwards(
     harness: Harness,
 ) -> None:
@@ -57,16 +70,8 @@ def test_a_queue_pauses_while_its_sink_is_unavailable_and_drains_afterwards(
         sink.take([number])
 
     actor = harness.actor(work, policy=SOON, throttle=throttle)
-    actor.send(number=0)
     harness.start()
-    wait_until(lambda: throttle.is_tripped)
-    for number in range(1, 101):
-        actor.send(number=number)
-    # After each pause one message probes the sink; all others keep waiting.
-    wait_until(lambda: len(sink.asked) == 3)
-    assert harness.broker.counts(harness.queue).waiting >= 98
-    sink.is_back.set()
-    wait_until(lambda: sorted(sink.taken) == list(range(101)))
+    check_the_queue_pauses(harness, actor, throttle, sink)
     wait_until(harness.is_empty)
 
 
@@ -82,14 +87,7 @@ def test_a_queue_pauses_for_the_sink_of_an_actor_that_was_declared_late(harness:
         sink.take([number])
 
     actor = harness.actor(work, policy=SOON, throttle=throttle)
-    actor.send(number=0)
-    wait_until(lambda: throttle.is_tripped)
-    for number in range(1, 101):
-        actor.send(number=number)
-    wait_until(lambda: len(sink.asked) == 3)
-    assert harness.broker.counts(harness.queue).waiting >= 98
-    sink.is_back.set()
-    wait_until(lambda: sorted(sink.taken) == list(range(101)))
+    check_the_queue_pauses(harness, actor, throttle, sink)
     assert harness.dead() == []
 
 
