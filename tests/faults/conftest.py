@@ -10,6 +10,7 @@ import pytest
 
 from formrelay.brokers.base import RelayBroker
 from tests.support import fault_worker
+from tests.support.brokers import BROKERS
 from tests.support.command import Program, start_python
 from tests.support.waiting import wait_until
 
@@ -56,13 +57,7 @@ class Site:
         self.broker.close()
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("redis_url", marks=pytest.mark.redis),
-        pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq),
-    ],
-    ids=["redis", "rabbitmq"],
-)
+@pytest.fixture(params=BROKERS)
 def site(request: pytest.FixtureRequest, unique: str, tmp_path: Path) -> Iterator[Site]:
     site = Site(request.getfixturevalue(request.param), unique, tmp_path / "done")
     yield site

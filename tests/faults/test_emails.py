@@ -22,6 +22,7 @@ import redis
 
 from tests.actors.emails.conftest import MailServer, server
 from tests.faults.workers import Workers, kill
+from tests.support.brokers import BROKERS_AND_STATE
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
 
@@ -84,13 +85,7 @@ def flaky(server: MailServer) -> FlakyServer:
     return FlakyServer(server)
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("redis_url", marks=pytest.mark.redis),
-        pytest.param("rabbitmq_url", marks=[pytest.mark.rabbitmq, pytest.mark.redis]),
-    ],
-    ids=["redis", "rabbitmq"],
-)
+@pytest.fixture(params=BROKERS_AND_STATE)
 def workers(
     request: pytest.FixtureRequest, tmp_path: Path, server: MailServer, redis_url: str
 ) -> Workers:

@@ -11,6 +11,7 @@ import pytest
 from formrelay.sinks.clickhouse import ClickHouse, migrate
 from tests.faults.workers import Workers, kill
 from tests.sinks.clickhouse.conftest import open_clickhouse
+from tests.support.brokers import BROKERS
 from tests.support.waiting import wait_until
 
 COUNT = 10_000
@@ -31,12 +32,7 @@ def client(clickhouse_url: str, clickhouse_database: str) -> Iterator[ClickHouse
     client.close()
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("redis_url", marks=pytest.mark.redis),
-        pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq),
-    ]
-)
+@pytest.fixture(params=BROKERS)
 def workers(
     request: pytest.FixtureRequest,
     tmp_path: Path,

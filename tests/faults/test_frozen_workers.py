@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Site
+from tests.support.brokers import BROKERS
 from tests.support.waiting import wait_until
 
 COUNT = 50
@@ -25,13 +26,7 @@ def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         yield listener
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("redis_url", marks=pytest.mark.redis),
-        pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq),
-    ],
-    ids=["redis", "rabbitmq"],
-)
+@pytest.fixture(params=BROKERS)
 def site(
     request: pytest.FixtureRequest, sink: socket.socket, unique: str, tmp_path: Path
 ) -> Iterator[Site]:

@@ -17,6 +17,7 @@ from cryptography.fernet import Fernet
 
 from formrelay.state.redis.claims import RedisClaims
 from tests.faults.workers import Workers, kill
+from tests.support.brokers import BROKERS_AND_STATE
 from tests.support.google import Book, Fate, Google, serving
 from tests.support.waiting import wait_until
 
@@ -32,13 +33,7 @@ def google() -> Iterator[Google]:
     assert google.problems == []
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("redis_url", marks=pytest.mark.redis),
-        pytest.param("rabbitmq_url", marks=[pytest.mark.rabbitmq, pytest.mark.redis]),
-    ],
-    ids=["redis", "rabbitmq"],
-)
+@pytest.fixture(params=BROKERS_AND_STATE)
 def workers(
     request: pytest.FixtureRequest, tmp_path: Path, google: Google, redis_url: str
 ) -> Iterator[Workers]:

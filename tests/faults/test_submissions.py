@@ -11,6 +11,7 @@ import requests
 
 from tests.actors.receiver import receiving
 from tests.faults.workers import Workers, kill
+from tests.support.brokers import BROKERS
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
 
@@ -38,13 +39,7 @@ def saved(django: DjangoSite) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "broker",
-    [
-        pytest.param("redis_url", marks=pytest.mark.redis),
-        pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq),
-    ],
-)
+@pytest.mark.parametrize("broker", BROKERS)
 def test_each_submission_is_saved_once_and_sent_to_each_endpoint(
     request: pytest.FixtureRequest, tmp_path: Path, django: DjangoSite, broker: str
 ) -> None:

@@ -10,17 +10,13 @@ import pytest
 
 from tests.actors.receiver import Answer, Receiver, receiving
 from tests.faults.workers import Workers, kill
+from tests.support.brokers import BROKERS
 from tests.support.waiting import wait_until
 
 COUNT = 400
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("redis_url", marks=pytest.mark.redis),
-        pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq),
-    ]
-)
+@pytest.fixture(params=BROKERS)
 def workers(request: pytest.FixtureRequest, tmp_path: Path) -> Workers:
     return Workers(
         tmp_path,

@@ -19,6 +19,7 @@ from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.failure import Reason
 from tests.actors.receiver import Answer, Receiver, receiving
 from tests.foreign.node import publish
+from tests.support.brokers import BROKERS
 from tests.support.command import Program, clean_environment, start_python
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
@@ -34,12 +35,7 @@ pytestmark = pytest.mark.shared_vhost
 ODD = "Łukasz \u2028 \u0000 😀 \"'\\ é ß 漢字"
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("redis_url", marks=pytest.mark.redis, id="redis"),
-        pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq, id="rabbitmq"),
-    ]
-)
+@pytest.fixture(params=BROKERS)
 def url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
 

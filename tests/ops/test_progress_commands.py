@@ -9,6 +9,7 @@ import pytest
 
 from tests.actors.emails.conftest import MailServer, server
 from tests.ops.shell import Shell
+from tests.support.brokers import BROKERS_AND_STATE
 from tests.support.waiting import wait_until
 
 __all__ = ["server"]
@@ -41,13 +42,7 @@ def _refused(shell: Shell, server: MailServer) -> str:
     return id
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        pytest.param("redis_url", marks=pytest.mark.redis),
-        pytest.param("rabbitmq_url", marks=[pytest.mark.rabbitmq, pytest.mark.redis]),
-    ],
-)
+@pytest.mark.parametrize("url", BROKERS_AND_STATE)
 def test_a_dead_letter_tells_its_recipients(
     request: pytest.FixtureRequest, tmp_path: Path, server: MailServer, url: str, redis_url: str
 ) -> None:

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.rabbitmq
 
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
 
+#: Tests with classic queues need a virtual host of their own.
+QUEUE_TYPES = ("quorum", pytest.param("classic", marks=pytest.mark.own_vhost))
+
 MakeHarness = Callable[..., Harness]
 
 

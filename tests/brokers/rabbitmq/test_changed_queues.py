@@ -15,7 +15,7 @@ from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.rabbitmq import client, topology
 from formrelay.core.errors import SinkPermanent
-from tests.brokers.rabbitmq.conftest import MakeHarness, api, vhost_of
+from tests.brokers.rabbitmq.conftest import QUEUE_TYPES, MakeHarness, api, vhost_of
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
@@ -39,9 +39,7 @@ def count(channel: Any) -> Callable[[str], int]:
 # -- a queue that was deleted when its messages are due ------------------------------------
 
 
-@pytest.mark.parametrize(
-    "queue_type", ["quorum", pytest.param("classic", marks=pytest.mark.own_vhost)]
-)
+@pytest.mark.parametrize("queue_type", QUEUE_TYPES)
 def test_messages_due_for_a_deleted_queue_are_dead_lettered_and_block_no_other_queue(
     make_harness: MakeHarness,
     channel: Any,
@@ -75,9 +73,7 @@ def _in_a_second(broker: Any) -> int:
     return int(broker.clock.time() * 1000) + 1_000
 
 
-@pytest.mark.parametrize(
-    "queue_type", ["quorum", pytest.param("classic", marks=pytest.mark.own_vhost)]
-)
+@pytest.mark.parametrize("queue_type", QUEUE_TYPES)
 def test_messages_due_without_a_dead_letter_queue_go_to_the_unclaimed_queue(
     make_harness: MakeHarness,
     channel: Any,

@@ -19,7 +19,7 @@ from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.rabbitmq.crash_loops import DEATHS_HEADER, QUARANTINE_HEADER
 from formrelay.core.failure import Reason
 from tests.brokers.rabbitmq import crash_worker
-from tests.brokers.rabbitmq.conftest import MakeHarness, cut
+from tests.brokers.rabbitmq.conftest import QUEUE_TYPES, MakeHarness, cut
 from tests.support import fault_worker
 from tests.support.checkout import ROOT
 from tests.support.command import Program, start_python
@@ -59,7 +59,7 @@ class Workers:
             worker.wait()
 
 
-@pytest.fixture(params=["quorum", pytest.param("classic", marks=pytest.mark.own_vhost)])
+@pytest.fixture(params=QUEUE_TYPES)
 def workers(
     request: pytest.FixtureRequest, make_harness: MakeHarness, rabbitmq_url: str, tmp_path: Path
 ) -> Iterator[Workers]:
@@ -116,9 +116,7 @@ def test_workers_stopped_in_order_dead_letter_and_repeat_nothing(workers: Worker
     assert set(workers.lines().values()) == {1}
 
 
-@pytest.mark.parametrize(
-    "queue_type", ["quorum", pytest.param("classic", marks=pytest.mark.own_vhost)]
-)
+@pytest.mark.parametrize("queue_type", QUEUE_TYPES)
 def test_lost_connections_dead_letter_nothing(make_harness: MakeHarness, queue_type: str) -> None:
     harness = make_harness(queue_type=queue_type)
     begun, finish = threading.Semaphore(0), threading.Event()
