@@ -32,7 +32,7 @@ OPERATING, TROUBLE = sections("operating.md"), sections("troubleshooting.md")
 WEBHOOK = {"url": "http://127.0.0.1:9/hook", "body": {"formId": "signup"}, "secret": "s" * 24}
 #: An actor whose first run hangs.
 HANGING = """
-import os, time
+import os, threading
 import dramatiq
 from formrelay.brokers import get_broker
 get_broker()
@@ -43,7 +43,7 @@ def draw(picture):
             file.write(str(os.getpid()))
     except FileExistsError:
         return open("drawn", "w").close()
-    time.sleep(600)
+    threading.Event().wait()
 """
 
 

@@ -13,20 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.brokers import BROKERS
 from tests.support.command import clean_environment, run
 from tests.support.waiting import wait_until
 
 ACTORS = """
-import time
-
 import dramatiq
 
 @dramatiq.actor(queue_name="slow")
 def work(name):
     with open("log", "a") as log:
         log.write(name + "\\n")
-    while not __import__("os").path.exists("go"):
-        time.sleep(0.05)
+    open("go").close()  # a pipe: waits until it is written
 """
 WORKER = ["-m", "formrelay", "worker", "--import", "mine", "-q", "slow", "--processes", "2"]
 
@@ -78,17 +76,12 @@ class Terminal:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "url",
-    [
-        pytest.param("redis_url", marks=pytest.mark.redis),
-        pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq),
-    ],
-)
+@pytest.mark.parametrize("url", BROKERS)
 def test_three_ctrl_c_leave_no_process_and_the_job_runs_again(
     url: str, request: pytest.FixtureRequest, tmp_path: Path, unique: str
 ) -> None:
     (tmp_path / "mine.py").write_text(ACTORS)
+    os.mkfifo(tmp_path / "go")
     env = {url.upper(): request.getfixturevalue(url), "HEARTBEAT_TIMEOUT": "2"}
     if url == "redis_url":
         env["BROKER_NAMESPACE"] = unique
@@ -106,7 +99,7 @@ def test_three_ctrl_c_leave_no_process_and_the_job_runs_again(
     # One Ctrl-C lets the job end.
     worker = Terminal(tmp_path, env)
     wait_until(lambda: log.read_text().split() == ["job", "job"])
-    (tmp_path / "go").touch()
+    (tmp_path / "go").write_text("")
     assert "Killing" not in worker.interrupt(1)
     assert processes_in(tmp_path) == []
     done = run("queues", "--import", "mine", "--json", cwd=tmp_path, env=env)

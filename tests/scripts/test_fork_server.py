@@ -42,7 +42,7 @@ def test_modules_and_code_can_be_run(tmp_path: Path) -> None:
 
 
 def test_a_program_is_killed_after_the_timeout(tmp_path: Path) -> None:
-    code = "import os, time\nprint(os.getpid(), file=open('pid', 'w'), flush=True)\ntime.sleep(60)"
+    code = "import os, signal\nopen('pid', 'w').write(str(os.getpid()))\nsignal.pause()"
     with pytest.raises(subprocess.TimeoutExpired):
         run_python("-c", code, cwd=tmp_path, env=clean_environment(), timeout=1)
     pid = int((tmp_path / "pid").read_text())
@@ -73,7 +73,7 @@ def test_a_program_that_replaces_itself_keeps_its_process_id(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_signals_reach_a_program_that_may_replace_itself(tmp_path: Path, signum: int) -> None:
-    code = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)"
+    code = "import os, signal\nprint(os.getpid(), flush=True)\nsignal.pause()"
     log = tmp_path / "log"
     program = start_python(
         "-c", code, cwd=tmp_path, env=clean_environment(), log=log, may_exec=True

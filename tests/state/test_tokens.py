@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -38,7 +37,7 @@ from formrelay.state.key_ring import KeyRing
 from formrelay.state.redis.tokens import RedisTokenStore
 from formrelay.state.token_store import MemoryTokenStore
 from formrelay.state.tokens import Tokens
-from tests.state.stores import state_of
+from tests.state.stores import set_clock, state_of, use_clock
 from tests.support.clock import ManualClock
 from tests.support.command import clean_environment, start_python
 from tests.support.servers import RedisServer
@@ -66,6 +65,18 @@ class Setup:
         """Tokens as another process has them."""
         ring = None if self.state is None else KeyRing(lambda: key)
         return Tokens(self.store, self.locks, ring, clock=self.clock, **options)
+
+    def use_clock(self) -> None:
+        """Let Redis go by the clock too; otherwise it goes by its own."""
+        if self.state is not None:
+            use_clock(self.store, self.state.client, "tokens.lua")
+            set_clock(self.state.client, self.clock.now)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, after :meth:`use_clock`."""
+        self.clock.now += seconds
+        if self.state is not None:
+            set_clock(self.state.client, self.clock.now)
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
@@ -365,12 +376,12 @@ def test_a_connection_that_is_removed_during_a_refresh_stays_removed(setup: Setu
 
 
 def test_a_connection_that_was_removed_and_stored_again_keeps_its_new_tokens(setup: Setup) -> None:
+    setup.use_clock()
     setup.tokens.adopt("c", "R0")
 
     def refresh(_: str) -> Refreshed:
         setup.tokens.remove("c")
-        setup.clock.now += 1
-        time.sleep(0.01)  # Redis has a clock of its own
+        setup.wait(1)
         setup.tokens.adopt("c", "R-new")
         return Refreshed("A1", HOUR, "R1")
 

@@ -254,8 +254,7 @@ def test_an_async_actor_that_is_declared_late_runs(broker: MemoryBroker) -> None
 
 def test_a_time_limit_interrupts_a_job(broker: MemoryBroker, worker: object) -> None:
     def spin() -> None:
-        while True:
-            time.sleep(0.01)
+        wait_until(lambda: False)
 
     actor(broker, spin, policy=NEVER, time_limit=200).send()
     with pytest.raises(TimeLimitExceeded):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from threading import Event
 
@@ -24,10 +23,15 @@ SOON = RetryPolicy(
 def test_a_join_waits_for_running_retried_and_delayed_jobs(harness: Harness) -> None:
     done: list[str] = []
     tries: list[int] = []
+    is_late = Event()
 
     def slow() -> None:
-        time.sleep(0.5)
+        assert is_late.wait(60)
         done.append("slow")
+
+    def late() -> None:
+        done.append("late")
+        is_late.set()
 
     def fail_twice() -> None:
         tries.append(1)
@@ -43,8 +47,7 @@ def test_a_join_waits_for_running_retried_and_delayed_jobs(harness: Harness) -> 
 
     for function in (slow, fail_twice, defer_once):
         harness.actor(function, policy=SOON).send()
-    late = harness.actor(lambda: done.append("late"), actor_name="late")
-    late.send_with_options(delay=2_000)
+    harness.actor(late).send_with_options(delay=2_000)
     harness.start()
     harness.broker.join(harness.queue, timeout=60_000, fail_fast=True)
     assert sorted(done) == ["deferred", "done", "late", "retried", "slow"]
@@ -117,9 +120,12 @@ def test_join_takes_the_arguments_of_every_broker_of_dramatiq(
 
 
 def test_a_join_without_time_between_its_checks_has_no_limit(harness: Harness) -> None:
-    harness.actor(lambda: time.sleep(0.3), actor_name="slow").send()
+    is_late = Event()
+    harness.actor(lambda: is_late.wait(60), actor_name="slow").send()
+    harness.actor(lambda: is_late.set(), actor_name="late").send_with_options(delay=300)
     harness.start()
     harness.broker.join(harness.queue, idle_time=0)
+    assert is_late.is_set()
     assert harness.is_empty()
 
 
