@@ -11,9 +11,7 @@ three other forms:
 from __future__ import annotations
 
 import base64
-import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +22,8 @@ from dramatiq import Message
 
 from ..core.errors import BrokerError, InvalidJob
 from ..core.failure import Failure, Reason
-from ..middleware.delivery import (
-    ARGS,
-    BATCH,
-    FAILURE,
-    REDELIVERED,
-    Batch,
-    Delivery,
-)
+from ..middleware.delivery import ARGS, BATCH, FAILURE, REDELIVERED, Batch, Delivery
+from .json_limits import has_long_integer, is_deeper, is_finite
 
 #: The actor name of undecodable bytes; no actor can have this name, so that they are never run.
 UNDECODABLE = "formrelay:quarantine"
@@ -42,14 +34,6 @@ _LARGE = 64 * 1024
 #: read must be writable again; a frozen batch adds a few levels.
 MAX_LEVELS = 200
 _FROZEN_LEVELS = 10
-_CONTAINERS = (dict, list, tuple)
-_NO_BRACKETS_OR_QUOTES = bytes(set(range(256)) - set(b'{}[]"'))
-_INTEGERS = range(-(2**63), 2**64)
-# The shortest integer outside of _INTEGERS has 19 digits.
-_LONG_NUMBER = b"0" * 19
-#: Turns each digit into a zero, so that a search for _LONG_NUMBER finds any 19 digits. A regular
-#: expression would be 20 times slower, on each message.
-_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 # Times and dataclasses are refused, since decode() would return another type.
 _STRICT = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 
@@ -94,10 +78,10 @@ def encode(message: Message[Any], more_options: Mapping[str, Any] | None = None)
     except TypeError as error:  # from orjson: the text names types, never values
         raise InvalidJob(f"expected arguments that JSON can hold: {error}") from None
     # orjson silently writes NaN and infinity as null.
-    if b"null" in data and not _is_finite(fields):
+    if b"null" in data and not is_finite(fields):
         raise InvalidJob("expected arguments that JSON can hold: a number is not finite")
     levels = MAX_LEVELS + (_FROZEN_LEVELS if is_frozen(message) else 0)
-    if _may_be_deeper(data, levels) and _is_deeper(fields, levels):
+    if is_deeper(fields, data, levels):
         raise InvalidJob(f"expected arguments of at most {MAX_LEVELS} levels, got more")
     return data
 
@@ -318,86 +302,19 @@ def _check_can_be_written(fields: dict[str, Any], data: bytes) -> None:
     """Check that :func:`encode` can encode the decoded fields again without loss.
 
     Raises:
-        Undecodable: an integer has more than 64 bits (orjson reads a float), or the fields are
-            nested too deeply.
+        Undecodable: an integer has more than 64 bits, or the fields are nested too deeply.
     """
-    if _may_be_deeper(data, MAX_LEVELS) and (
-        _is_deeper(fields, MAX_LEVELS + _FROZEN_LEVELS)
-        or (not _is_marked_frozen(fields) and _is_deeper(fields, MAX_LEVELS))
+    if is_deeper(fields, data, MAX_LEVELS) and (
+        not _is_marked_frozen(fields) or is_deeper(fields, data, MAX_LEVELS + _FROZEN_LEVELS)
     ):
         raise Undecodable(f"expected JSON of at most {MAX_LEVELS} levels, got more")
-    if _LONG_NUMBER in data.translate(_DIGITS_TO_ZERO):
-        try:
-            json.loads(data, parse_int=_check_integer)
-        except ValueError:
-            raise Undecodable(
-                "expected integers of at most 64 bits, got a larger integer"
-            ) from None
-
-
-def _check_integer(text: str) -> None:
-    # The length first: int() refuses thousands of digits.
-    if len(text) > 20 or int(text) not in _INTEGERS:
-        raise ValueError
+    if has_long_integer(data):
+        raise Undecodable("expected integers of at most 64 bits, got a larger integer")
 
 
 def _is_marked_frozen(fields: dict[str, Any]) -> bool:
     options = fields.get("options")
     return isinstance(options, dict) and options.get("frozen") is True
-
-
-def _may_be_deeper(data: bytes, levels: int) -> bool:
-    """Whether JSON may be nested deeper than ``levels``; False is certain.
-
-    A fast check that spares nearly every message the recursion of :func:`_is_deeper`: first by the
-    number of brackets, then by removing pairs of brackets, one or two levels at a time.
-
-    Args:
-        data: valid JSON.
-    """
-    if data.count(b"{") + data.count(b"[") <= levels:
-        return False
-    # Remove escaped backslashes before escaped quotes, to find the ends of strings.
-    unescaped = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside_strings = unescaped.translate(None, _NO_BRACKETS_OR_QUOTES).split(b'"')[::2]
-    brackets = b"".join(outside_strings)
-    for _ in range(levels // 2):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
-    return True
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether ``value`` is nested deeper than ``levels``."""
-    level = [value]
-    for _ in range(levels):
-        level = [
-            child
-            for container in level
-            for child in _children(container)
-            if isinstance(child, _CONTAINERS)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether every number in ``value`` is finite; a loop, since many messages contain null."""
-    left = [value]
-    while left:
-        for child in _children(left.pop()):
-            if type(child) is float:
-                if not math.isfinite(child):
-                    return False
-            elif isinstance(child, _CONTAINERS):
-                left.append(child)
-    return True
-
-
-def _children(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
 
 
 def _kind(value: object) -> str:
