@@ -77,6 +77,12 @@ StateOption = Annotated[
 ]
 
 
+CausedByOption = Annotated[
+    str | None, id_option("--caused-by", "Only jobs that the job with this id caused.")
+]
+PrefixOption = Annotated[
+    str | None, id_option("--id-prefix", "Only jobs whose id begins with this text.")
+]
 CursorOption = Annotated[
     str | None, typer.Option(help="Cursor printed at the end of the previous page.")
 ]
@@ -88,12 +94,8 @@ def list_jobs(
     state: StateOption = State.WAITING,
     actor: ActorOption = None,
     form: Annotated[str | None, typer.Option(help="Only jobs of the form with this id.")] = None,
-    id_prefix: Annotated[
-        str | None, id_option("--id-prefix", "Only jobs whose id begins with this text.")
-    ] = None,
-    caused_by: Annotated[
-        str | None, id_option("--caused-by", "Only jobs that the job with this id caused.")
-    ] = None,
+    id_prefix: PrefixOption = None,
+    caused_by: CausedByOption = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of results.")] = 50,
     look_at: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="Maximum number of jobs to look at.")

@@ -13,6 +13,23 @@ from ..own_actors import import_actors
 from .candidates import queue_names
 from .options import ImportOption
 
+QueuesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="QUEUE...",
+        help="Consume only these queues. Default: all.",
+        autocompletion=queue_names,
+    ),
+]
+QueuesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--queue",
+        "-q",
+        help="Consume only this queue. Can be repeated.",
+        autocompletion=queue_names,
+    ),
+]
 ReloadOption = Annotated[
     bool,
     typer.Option(
@@ -23,23 +40,8 @@ ReloadOption = Annotated[
 
 
 def worker(
-    only: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="QUEUE...",
-            help="Consume only these queues. Default: all.",
-            autocompletion=queue_names,
-        ),
-    ] = None,
-    queues: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--queue",
-            "-q",
-            help="Consume only this queue. Can be repeated.",
-            autocompletion=queue_names,
-        ),
-    ] = None,
+    only: QueuesArgument = None,
+    queues: QueuesOption = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Number of processes. Default: WORKER_PROCESSES.")
     ] = None,
