@@ -13,6 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import redis
+
+from formrelay.brokers.embedded import ensure_running, release
 from tests.support.command import Program, clean_environment, run, start_python
 
 
@@ -34,6 +37,16 @@ class Shell:
         assert done.returncode == status, (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done
+
+    @contextmanager
+    def redis_client(self) -> Iterator[redis.Redis]:
+        """A client of the embedded broker in the folder, which runs until the end."""
+        folder = self.folder / ".formrelay"
+        try:
+            with redis.Redis.from_url(ensure_running(folder)) as client:
+                yield client
+        finally:
+            release(folder)
 
     def on_terminal(
         self, *arguments: str, keys: bytes = b"", until: bytes = b"", columns: int = 80

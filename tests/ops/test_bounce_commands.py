@@ -30,11 +30,6 @@ NOTHING = {
 }
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
-
-
 def content(name: str) -> bytes:
     return (CORPUS / f"{name}.eml").read_bytes()
 

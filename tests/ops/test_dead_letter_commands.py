@@ -10,11 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import dramatiq
-import pytest
 
 from formrelay.brokers.embedded import ensure_running, release
 from formrelay.brokers.envelope import encode
@@ -28,11 +26,6 @@ from tests.support.command import clean_environment
 from tests.support.waiting import wait_until
 
 TEXTS = ("the endpoint answered 503", "the endpoint answered 500", "no endpoint 'x'")
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
 
 
 @contextmanager

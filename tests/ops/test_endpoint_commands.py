@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-import redis
 
 from formrelay.actors.webhooks.actor import endpoint_of_url
 from formrelay.actors.webhooks.redis_registry import RedisRegistry
 from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
-from formrelay.brokers.embedded import ensure_running, release
 from formrelay.ops.endpoints import near, shown_url
 from tests.ops.shell import Shell
 from tests.support.command import run
@@ -22,19 +19,10 @@ URL = "https://hooks.example.com/services/T0AB12CD34EF/hook?token=s3cret"
 ID = endpoint_of_url(URL)
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
-
-
 @contextmanager
 def registry_of(shell: Shell) -> Iterator[RedisRegistry]:
-    folder = shell.folder / ".formrelay"
-    try:
-        with redis.Redis.from_url(ensure_running(folder)) as client:
-            yield RedisRegistry(client, "the embedded one")
-    finally:
-        release(folder)
+    with shell.redis_client() as client:
+        yield RedisRegistry(client, "the embedded one")
 
 
 def test_failing_endpoints_are_listed_disabled_and_enabled(shell: Shell) -> None:

@@ -6,14 +6,11 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from formrelay import __version__
-from formrelay.brokers.embedded import ensure_running, release
 from formrelay.state import StateRedis
 from formrelay.state.history import BIN_COUNT, Tally
 from formrelay.state.redis.history import RedisHistory
@@ -22,11 +19,6 @@ from tests.support.command import run
 from tests.support.waiting import wait_until
 
 EVENT = '{"type": "form.viewed", "formId": "f1"}'
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
 
 
 @pytest.fixture
@@ -87,8 +79,7 @@ def test_a_queue_whose_messages_no_worker_takes_is_marked(shell: Shell) -> None:
 
 
 def test_rates_are_those_of_all_workers_in_the_last_minutes(shell: Shell) -> None:
-    folder = shell.folder / ".formrelay"
-    with redis.Redis.from_url(ensure_running(folder)) as client:
+    with shell.redis_client() as client:
         tally = Tally(done=300, retried=20, dead=10, durations=[330, *[0] * (BIN_COUNT - 1)])
         RedisHistory(StateRedis(client, "embedded")).add({"emails": tally}, source="w1", number=1)
         emails = shell.queue("emails")
@@ -96,7 +87,6 @@ def test_rates_are_those_of_all_workers_in_the_last_minutes(shell: Shell) -> Non
         assert emails["error_rate"] == pytest.approx(30 / 330)
         row = next(row for row in shell("queues").stdout.splitlines() if row.startswith("emails"))
         assert row.split()[5:7] == ["1", "9%"]
-    release(folder)
 
 
 def test_the_table_of_queues_is_redrawn_until_ctrl_c(shell: Shell) -> None:
@@ -136,11 +126,9 @@ def test_queues_are_migrated_to_stock_dramatiq(shell: Shell) -> None:
     rows = [row.split() for row in done.stdout.splitlines()]
     assert ["events", "1", "1", "0", "0", "0", "yes"] in rows
     assert "stock Dramatiq ignores that a queue is paused" in done.stderr
-    url = ensure_running(shell.folder / ".formrelay")
-    with redis.Redis.from_url(url) as client:
+    with shell.redis_client() as client:
         assert client.llen("dramatiq:events.DQ") == 1
         client.zadd("dramatiq:__workers__", {"lives": time.time() * 1000})
-    release(shell.folder / ".formrelay")
     assert "expected no running worker" in shell("queues", "to-stock", status=1).stderr
 
 
@@ -351,12 +339,10 @@ def test_dead_letters_are_selected_by_filter_and_by_prefix_of_their_ids(
 
 
 def test_an_ambiguous_prefix_lists_the_ids_and_changes_nothing(shell: Shell) -> None:
-    folder = shell.folder / ".formrelay"
-    try:
-        with redis.Redis.from_url(ensure_running(folder)) as client:
-            for id in ("ab-1", "ab-2", "cd-1"):  # dead-lettered by another program
-                client.hset("dramatiq:events.XQ.msgs", id, b"no message")
-                client.zadd("dramatiq:events.XQ", {id: 1_700_000_000_000})
+    with shell.redis_client() as client:
+        for id in ("ab-1", "ab-2", "cd-1"):  # dead-lettered by another program
+            client.hset("dramatiq:events.XQ.msgs", id, b"no message")
+            client.zadd("dramatiq:events.XQ", {id: 1_700_000_000_000})
         queue = "events"
         done = shell("dlq", "delete", "cd", "ab", status=2)
         expected = f"'ab' matches several: ab-1 ({queue}), ab-2 ({queue})"
@@ -366,8 +352,6 @@ def test_an_ambiguous_prefix_lists_the_ids_and_changes_nothing(shell: Shell) -> 
         (letter,) = [one for one in shell.json("dlq", "list") if one["id"] == "cd-1"]
         assert letter["failure"]["reason"] == "undecodable"
         assert shell("dlq", "delete", "cd", "ab-2").stdout == "deleted: 2\n"
-    finally:
-        release(folder)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from formrelay.brokers.embedded import ensure_running, release
 from tests.ops.shell import Shell
 from tests.support.command import Program, clean_environment
 from tests.support.missing import skip_or_fail
@@ -202,8 +201,7 @@ def test_an_unknown_queue_is_wrong_use_and_names_the_option(shell: Shell) -> Non
 @pytest.fixture
 def waiting(shell: Shell) -> Iterator[redis.Redis]:
     """A Redis with a waiting and a scheduled message, both of ids that begin with ``ab-``."""
-    folder = shell.folder / ".formrelay"
-    with redis.Redis.from_url(ensure_running(folder)) as client:
+    with shell.redis_client() as client:
         body = b'{"queue_name":"notes","actor_name":"a","args":[],"kwargs":{},"options":{},'
         body += b'"message_id":"%b","message_timestamp":1700000000000}'
         client.rpush("dramatiq:notes", "ab-1")
@@ -211,7 +209,6 @@ def waiting(shell: Shell) -> Iterator[redis.Redis]:
         client.zadd("dramatiq:notes.scheduled", {"ab-22": 4_000_000_000_000})
         client.hset("dramatiq:notes.DQ.msgs", "ab-22", body % b"ab-22")
         yield client
-    release(folder)
 
 
 @pytest.mark.parametrize("shell", ["embedded"], indirect=True)
@@ -229,7 +226,7 @@ def test_a_job_in_any_state_is_found_by_a_unique_prefix(shell: Shell) -> None:
 def test_a_terminal_shows_whole_ids(shell: Shell) -> None:
     id = "0" * 36
     (shell.folder / "run").mkdir()
-    with redis.Redis.from_url(ensure_running(shell.folder / ".formrelay")) as client:
+    with shell.redis_client() as client:
         client.hset("dramatiq:events.XQ.msgs", id, b"no message")
         client.zadd("dramatiq:events.XQ", {id: 1_700_000_000_000})
     main, other = pty.openpty()
@@ -239,4 +236,3 @@ def test_a_terminal_shows_whole_ids(shell: Shell) -> None:
     assert command.wait(60) == 0
     assert id.encode() in os.read(main, 100_000)
     os.close(main)
-    release(shell.folder / ".formrelay")
