@@ -41,7 +41,8 @@ def ids_with_prefix(
             if is_there:
                 return [(queue, prefix)]
         # The short ones first, so that a long queue does not use up the search.
-        for size, (queue, bodies) in sorted(zip(answers[1::2], hashes, strict=True)):
+        sizes = zip(answers[1::2], hashes, strict=True)
+        for size, (queue, bodies) in sorted(sizes, key=lambda each: each[0]):
             cursor, left = 0, size
             while left:
                 if extent.left <= 0:
