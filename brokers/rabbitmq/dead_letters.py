@@ -235,8 +235,7 @@ class DeadLetterReader:
             if self._prefetch_left <= 0:
                 self._consume(min(left, self._prefetch))
             connection.wait(deadline, at_most=0.05)
-            if not connection.contents and not ready_count(self.control, self._name):
-                connection.fence()  # messages on their way arrive before its answer
+            if not connection.contents and self._is_empty():
                 break
         found = [
             connection.contents.popleft() for _ in range(min(left, CHUNK, len(connection.contents)))
@@ -259,10 +258,26 @@ class DeadLetterReader:
         self._held_since = min(self._held_since, time.monotonic())
 
     def _cancel(self) -> None:
-        if self._is_consuming:
-            self._connection.call(spec.Basic.Cancel(consumer_tag=self._tag))
-            self._is_consuming = False
-            self._prefetch_left = len(self._connection.contents)
+        """End the consumer, after all dead letters that RabbitMQ sends to it have arrived."""
+        if not self._is_consuming:
+            return
+        # RabbitMQ drops what it has not sent to a cancelled consumer, and gives it to no other.
+        connection = self._connection
+        deadline = time.monotonic() + connection.timeout
+        while (count := len(connection.contents)) < self._prefetch_left:
+            connection.wait(deadline, at_most=0.05)
+            if len(connection.contents) == count and self._is_empty():
+                break
+        connection.call(spec.Basic.Cancel(consumer_tag=self._tag))
+        self._is_consuming = False
+        self._prefetch_left = len(connection.contents)
+
+    def _is_empty(self) -> bool:
+        """Whether RabbitMQ has no more dead letters to send."""
+        if ready_count(self.control, self._name):
+            return False
+        self._connection.fence()  # messages on their way arrive before its answer
+        return True
 
     @property
     def _tag(self) -> str:

@@ -11,7 +11,7 @@ import pytest
 from formrelay.brokers import DeadFilter, NotAvailable, State
 from formrelay.brokers.envelope import encode
 from formrelay.brokers.errors import BrokerRefused
-from formrelay.brokers.rabbitmq import pauses
+from formrelay.brokers.rabbitmq import dead_letters, pauses
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.management import Management
 from formrelay.core.failure import worker_name
@@ -21,6 +21,12 @@ from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
+
+
+@pytest.fixture(autouse=True)
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the order of the dead letters, however long it takes."""
+    monkeypatch.setattr(dead_letters, "_REORDER_SECONDS", 60.0)
 
 
 @pytest.fixture

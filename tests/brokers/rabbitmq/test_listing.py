@@ -13,7 +13,7 @@ from formrelay.brokers import DeadFilter
 from formrelay.brokers.envelope import encode
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.inspection import Extent
-from formrelay.brokers.rabbitmq import dead_lock
+from formrelay.brokers.rabbitmq import dead_letters, dead_lock
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.dead_letters import DeadLetterReader
 from formrelay.brokers.settlement import Write, as_dead_letter
@@ -23,6 +23,12 @@ from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
+
+
+@pytest.fixture(autouse=True)
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the order of the dead letters, however long it takes."""
+    monkeypatch.setattr(dead_letters, "_REORDER_SECONDS", 60.0)
 
 
 def bury(harness: Harness, count: int) -> list[str]:
