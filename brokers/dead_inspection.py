@@ -56,7 +56,7 @@ class DeadLetterInspector(ABC):
         """Yield the dead letters that match, queue by queue, the oldest first.
 
         RabbitMQ hides dead letters while they are read. So of a long queue only the oldest are
-        read, as many as it delivers in 0.4 s.
+        read, as many as it delivers in 0.4 s, unless ``extent.whole_queues`` is set.
 
         Args:
             limit: maximum number to yield; None: no limit.

@@ -88,6 +88,8 @@ class Extent:
         at_most: maximum number of dead letters to look at; None: no limit.
         looked_at: number of dead letters that were looked at; added up by each search.
         is_complete: whether every dead letter was looked at. If not, results are "at least".
+        whole_queues: whether to look at all dead letters of a long queue of RabbitMQ too: each of
+            them is moved to the end of the queue once. To stop the search leaves another order.
         last: place of the dead letter that ``Inspector.recent_dead`` looked at last.
     """
 
@@ -95,6 +97,7 @@ class Extent:
     looked_at: int = 0
     is_complete: bool = True
     last: Place | None = None
+    whole_queues: bool = False
 
     @property
     def left(self) -> float:

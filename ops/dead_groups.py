@@ -79,6 +79,7 @@ def group_dead_letters(
     limit: int = LIMIT,
     most_groups: int = MAX_GROUPS,
     newest_first: bool = False,
+    whole_queues: bool = False,
 ) -> DeadGroups:
     """Group the dead letters that match a filter, in bounded memory.
 
@@ -86,8 +87,10 @@ def group_dead_letters(
         limit: maximum number of dead letters to look at.
         newest_first: look at them as :meth:`.Inspector.recent_dead`; otherwise at the oldest of
             each queue first.
+        whole_queues: look at all; see :class:`..brokers.filters.Extent`.
     """
-    extent, found = Extent(at_most=limit), DeadGroups()
+    extent = Extent(at_most=None if whole_queues else limit, whole_queues=whole_queues)
+    found = DeadGroups()
     by_id: dict[str, DeadGroup] = {}
     if newest_first:
         letters = inspector.recent_dead(which, extent=extent)

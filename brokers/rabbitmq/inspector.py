@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -221,6 +221,12 @@ class RabbitInspector(Inspector):
         for name in self._queues(which.queue):
             if left <= 0:
                 return
+            if extent.whole_queues:
+                for entry in self._read_whole(name, which.matches, extent):
+                    if left > 0:
+                        left -= 1
+                        yield entry
+                continue
             most = min(extent.left, left if is_everything else math.inf)
             found = self._read(name, limit=most, matches=which.matches)
             extent.looked_at += found.looked_at
@@ -228,6 +234,26 @@ class RabbitInspector(Inspector):
             entries = found.entries[: int(min(left, len(found.entries)))]
             left -= len(entries)
             yield from entries
+
+    def _read_whole(
+        self, queue: str, matches: Callable[[Entry], bool], extent: Extent
+    ) -> Iterator[Entry]:
+        """Yield the dead letters of a queue that match; look at all, and move them if too many."""
+        found: list[Entry] = []
+
+        def look(letter: Entry) -> bool:
+            extent.looked_at += 1
+            if matches(letter):
+                found.append(letter)
+            return False
+
+        # In steps, so that no letter is held while the caller has an entry.
+        steps = DeadLetterChange(
+            self._client, queue, self._broker.job_types, "delete", look, most_per_step=1
+        ).steps()
+        for _ in steps:
+            yield from found
+            found.clear()
 
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
         # AMQP delivers them oldest first, so all older dead letters are read as well.
@@ -283,7 +309,7 @@ class RabbitInspector(Inspector):
     def _too_many(self, what: str, queue: str, looked_at: int) -> NotAvailable:
         return NotAvailable(
             f"finding {what} behind the oldest {looked_at:,} dead letters of {queue!r}, which "
-            "RabbitMQ would hide for too long (use a filter to replay or delete)"
+            "RabbitMQ would hide for too long (--whole-queue of formrelay dlq looks at all)"
         )
 
     def _change(
@@ -319,13 +345,7 @@ class RabbitInspector(Inspector):
         *,
         progress: Progress = lambda _count: None,
     ) -> int:
-        known = self._read(queue)
-        if not known.is_complete:
-            raise NotAvailable(
-                f"comparing ids with more than the oldest {known.looked_at:,} dead letters of "
-                f"{queue!r} (replay or delete some first)"
-            )
-        ids = {letter.id for letter in known.entries}
+        ids = {letter.id for letter in self._read_whole(queue, lambda _: True, Extent())}
         count = added = 0
         for chunk in chunks(letters, _ADDED_PER_CALL):
             new = {letter.text_id: letter for letter in chunk if letter.text_id not in ids}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
-from ...brokers import DeadFilter, Inspector
+from ...brokers import DeadFilter, Entry, Inspector, NotAvailable
 from ...brokers.inspection import Extent
 from ...core.error_groups import GROUP_ID_LENGTH
 from ...core.errors import FormrelayError
@@ -95,13 +95,36 @@ def note_extent(extent: Extent) -> None:
     if not extent.is_complete:
         say_error(
             f"note: looked at {extent.looked_at:,} dead letters, the oldest of each queue; there "
-            "are more"
+            "are more: --whole-queue looks at all"
         )
 
 
-def resolve(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str]:
-    """Return the queue and the whole id of the one dead letter whose id starts with ``id``."""
-    found = only_match(id, "dead letter", inspector.dead_ids(id, queue, limit=CANDIDATES + 1))
+WholeQueueOption = Annotated[
+    bool,
+    typer.Option(
+        "--whole-queue",
+        help="Look at all dead letters of a long queue of RabbitMQ: each is published again at "
+        "the end of its queue.",
+    ),
+]
+
+
+def resolve(
+    inspector: Inspector, id: str, queue: str | None, *, whole_queues: bool = False
+) -> tuple[str, str]:
+    """Return the queue and the whole id of the one dead letter whose id starts with ``id``.
+
+    Args:
+        whole_queues: whether to move letters to find it (see :class:`..brokers.filters.Extent`).
+    """
+    try:
+        ids = inspector.dead_ids(id, queue, limit=CANDIDATES + 1)
+    except NotAvailable:
+        if not whole_queues:
+            raise
+        letters = all_letters(inspector, queue)
+        ids = [(letter.queue, letter.id) for letter in letters if letter.id.startswith(id)]
+    found = only_match(id, "dead letter", ids[: CANDIDATES + 1])
     if found is None:
         if queue is None:
             note_hidden_queues(inspector)
@@ -109,3 +132,9 @@ def resolve(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str]
             f"there is no dead letter '{shown_id(id)}'; formrelay dlq list shows them"
         )
     return found
+
+
+def all_letters(inspector: Inspector, queue: str | None) -> Iterator[Entry]:
+    """Yield all dead letters; RabbitMQ moves those of a long queue."""
+    extent = Extent(whole_queues=True)
+    return inspector.dead_letters(DeadFilter(queue), limit=None, extent=extent)

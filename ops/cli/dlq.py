@@ -7,14 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from ...brokers import DeadFilter, Entry, get_broker
+from ...brokers import DeadFilter, Entry, Inspector, NotAvailable, get_broker
 from ...brokers.inspection import Extent
 from ...core.printable import shown_id
 from ..audit import record
 from ..dead_groups import LIMIT, DeadGroup, DeadGroups, group_dead_letters
 from ..output import age, print_json, print_table, say_error
 from .candidates import dead_letter_ids
-from .dead_filter import NoSuchDeadLetter, note_extent, resolve, with_filter
+from .dead_filter import (
+    NoSuchDeadLetter,
+    WholeQueueOption,
+    all_letters,
+    note_extent,
+    resolve,
+    with_filter,
+)
 from .dlq_changes import delete_dead_letters, replay_dead_letters
 from .dlq_files import export_dead_letters, import_dead_letters
 from .job_json import as_json, iso_or_none, why
@@ -37,12 +44,17 @@ app = typer.Typer(
 
 @app.command("list")
 @with_filter
-def list_dead_letters(which: DeadFilter, limit: LimitOption = 50, json: JsonOption = False) -> None:
+def list_dead_letters(
+    which: DeadFilter,
+    limit: LimitOption = 50,
+    whole_queue: WholeQueueOption = False,
+    json: JsonOption = False,
+) -> None:
     """List dead letters with the reason, the oldest of each queue first.
 
     Example: formrelay dlq list --queue webhooks --since 2h
     """
-    inspector, extent = open_inspector(which.queue), Extent()
+    inspector, extent = open_inspector(which.queue), Extent(whole_queues=whole_queue)
     letters = list(inspector.dead_letters(which, limit=limit + 1, extent=extent))
     if which.queue is None:
         note_hidden_queues(inspector)
@@ -81,6 +93,7 @@ def list_groups(
     look_at: Annotated[
         int, typer.Option(min=1, help="Maximum number of dead letters to look at.")
     ] = LIMIT,
+    whole_queue: WholeQueueOption = False,
     json: JsonOption = False,
 ) -> None:
     """Group dead letters by error, the largest group first.
@@ -91,7 +104,7 @@ def list_groups(
     Example: formrelay dlq groups --since 1d
     """
     inspector = open_inspector(which.queue)
-    found = group_dead_letters(inspector, which, limit=look_at)
+    found = group_dead_letters(inspector, which, limit=look_at, whole_queues=whole_queue)
     if which.queue is None:
         note_hidden_queues(inspector)
     if json:
@@ -124,7 +137,7 @@ def _say_window(found: DeadGroups) -> None:
     """Print which dead letters are in the groups."""
     first, last = iso_or_none(found.first), iso_or_none(found.last)
     window = "" if first is None else f", dead-lettered from {first} to {last}"
-    more = "" if found.is_complete else "; there are more: raise --look-at, or name a --queue"
+    more = "" if found.is_complete else "; there are more: raise --look-at, or use --whole-queue"
     say_error(f"looked at {found.looked_at:,}, found {found.count:,}{window}{more}")
     if found.ungrouped:
         say_error(f"note: {found.ungrouped:,} more are in groups that are not shown")
@@ -153,6 +166,7 @@ def show_dead_letter(
     id: Annotated[str, id_argument("Job id or unique prefix.", complete=dead_letter_ids)],
     queue: QueueOption = None,
     reveal: RevealOption = False,
+    whole_queue: WholeQueueOption = False,
     json: ShowJsonOption = False,
 ) -> None:
     """Show a dead letter: error, attempts, payload. Its values are masked.
@@ -162,13 +176,23 @@ def show_dead_letter(
     Example: formrelay dlq show 39c2c01a --reveal
     """
     inspector = open_inspector(queue)
-    where, whole = resolve(inspector, id, queue)
-    found = inspector.dead_letter(where, whole)
+    where, whole = resolve(inspector, id, queue, whole_queues=whole_queue)
+    found = _read(inspector, where, whole, whole_queue=whole_queue)
     if found is None:
         raise NoSuchDeadLetter(f"the dead letter '{shown_id(id)}' was just removed")
     if reveal:
         record("dlq show --reveal", shown_id(whole))
     show(found, as_json=json, reveal=reveal)
+
+
+def _read(inspector: Inspector, queue: str, id: str, *, whole_queue: bool) -> Entry | None:
+    try:
+        return inspector.dead_letter(queue, id)
+    except NotAvailable:
+        if not whole_queue:
+            raise
+    found = [letter for letter in all_letters(inspector, queue) if letter.id == id]
+    return next(iter(found), None)
 
 
 app.command("replay")(replay_dead_letters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
@@ -122,9 +122,16 @@ def _select(which: DeadFilter, ids: list[str] | None) -> _Selection:
     inspector = open_inspector(which.queue)
     # Resolve every id first: if one is wrong, nothing is changed.
     chosen: defaultdict[str, list[str]] = defaultdict(list)
-    for queue, id in [resolve(inspector, id, which.queue) for id in ids or ()]:
+    for queue, id in _resolved(inspector, ids or (), which.queue):
         chosen[queue].append(id)
     return _Selection(inspector, which, chosen)
+
+
+def _resolved(
+    inspector: Inspector, ids: Iterable[str], queue: str | None
+) -> Iterator[tuple[str, str]]:
+    for id in ids:
+        yield resolve(inspector, id, queue, whole_queues=True)  # the change moves letters too
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,13 @@ def export_dead_letters(
     """Write dead letters as lines of JSON. They stay dead letters.
 
     The lines contain the whole messages, with personal data and tokens.
-    `dlq import` reads them, also on another broker.
+    `dlq import` reads them, also on another broker. RabbitMQ moves
+    each letter of a long queue to the end of its queue.
 
     Example: formrelay dlq export --queue webhooks --output dead.ndjson
     """
-    inspector, extent = open_inspector(which.queue), Extent()
+    # A part of the dead letters would be no copy of them.
+    inspector, extent = open_inspector(which.queue), Extent(whole_queues=True)
     if which.queue is None:
         note_hidden_queues(inspector)
     with ExitStack() as stack:

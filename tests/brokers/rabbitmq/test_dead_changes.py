@@ -21,6 +21,7 @@ from formrelay.brokers.envelope import encode
 from formrelay.brokers.inspection import Extent
 from formrelay.brokers.rabbitmq import dead_changes, dead_letters
 from formrelay.brokers.rabbitmq.connection import Connection
+from formrelay.brokers.saved_letters import SavedLetter
 from formrelay.brokers.settlement import as_dead_letter
 from formrelay.core.failure import Failure, Reason
 from formrelay.ops.dead_groups import group_dead_letters
@@ -87,10 +88,24 @@ def test_only_the_oldest_dead_letters_of_a_long_queue_are_read(harness: Harness)
         inspector.dead_ids(buried[-1][:13], harness.queue)
     with pytest.raises(NotAvailable, match="behind the oldest"):
         inspector.browse(harness.queue, State.DEAD, cursor=str(MANY - 1))
-    with pytest.raises(NotAvailable, match="comparing ids"):
-        inspector.add_dead(harness.queue, [])
     # All of them are there again, and the whole count is known.
     assert inspector.replay(DeadFilter(harness.queue), dry_run=True) == MANY
+
+
+def test_all_dead_letters_of_a_long_queue_are_read_and_compared_if_they_may_be_moved(
+    harness: Harness, channel: Any
+) -> None:
+    buried, inspector = bury(harness), harness.broker.inspector
+    extent, which = Extent(whole_queues=True), DeadFilter(harness.queue)
+    found = list(inspector.dead_letters(which, limit=None, extent=extent))
+    assert ids(found) == buried
+    assert (extent.looked_at, extent.is_complete) == (MANY, True)
+    groups = group_dead_letters(inspector, which, limit=1, whole_queues=True)
+    assert [group.count for group in groups.groups] == [MANY * 2 // 3, MANY // 3]
+    assert inspector.add_dead(harness.queue, map(SavedLetter.of, found[-2:])) == 0
+    extent = Extent(whole_queues=True)
+    assert ids(list(inspector.dead_letters(which, limit=2, extent=extent))) == buried[:2]
+    assert [properties.message_id for properties, _ in listed(harness, channel)] == buried
 
 
 def test_a_filter_reaches_the_end_of_a_long_queue_and_keeps_the_order_of_the_others(
