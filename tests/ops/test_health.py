@@ -130,6 +130,14 @@ def test_rabbitmq_tells_which_queue_has_no_worker_without_its_api(
     assert ", RabbitMQ " in said
     said = shell("doctor", "--queue", "events", status=1).stdout  # ClickHouse is not set up
     assert "without a worker: events (2 jobs)" in said
+    # A management API that fails is a finding and a note; the others are answered.
+    shell.env["RABBITMQ_API_URL"] = "http://user:secret@127.0.0.1:1/api"
+    said = " ".join(found["says"] for found in shell.json("doctor", status=1))
+    assert "management API at 127.0.0.1:1 to answer" in said
+    queues = shell("queues")
+    assert "note: expected RabbitMQ's management API at 127.0.0.1:1 to answer" in queues.stderr
+    assert "webhooks" in queues.stdout
+    assert "secret" not in said + queues.stderr
 
 
 def worker(name: str, **changes: Any) -> dict[str, Any]:
