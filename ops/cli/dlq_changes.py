@@ -156,6 +156,8 @@ def _run(action: _Action, selection: _Selection, dry_run: bool) -> None:
         note_hidden_queues(selection.inspector)
     if dry_run:
         count, at_least = selection.count()
+        if not action.json:
+            say_error(f"selected: {selection.words}")
         action.say(count, dry_run=True, **({"at_least": True} if at_least else {}))
         return
     total = None

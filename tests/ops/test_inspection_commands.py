@@ -327,6 +327,7 @@ def test_dead_letters_are_selected_by_filter_and_by_prefix_of_their_ids(
 
     dry = shell("dlq", "replay", "--form", "f2", "--dry-run")
     assert dry.stdout == "would be replayed: 2\n"
+    assert dry.stderr == "selected: form f2\n"
     assert shell("dlq", "replay", "--form", "f2").stdout == "replayed: 2\n"
     assert listed() == {first}
     assert shell.queue("webhooks")["waiting"] == 2
