@@ -104,7 +104,7 @@ def test_a_whole_id_leads_to_its_job(site: Site) -> None:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a slow machine look at everything."""
-    monkeypatch.setattr("formrelay.ops.dashboard.search._LONGEST_FIND", 60)
+    monkeypatch.setattr("formrelay.ops.dashboard.search._MAX_FIND_SECONDS", 60)
 
 
 def found(text: str) -> list[str]:
