@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -32,6 +33,7 @@ def environment() -> Environment:
         moment=_moment,
         number=_number,
         block=_block,
+        quoted=lambda text: shlex.quote(printable(text)),
         words=lambda text: str(text).replace("_", " "),
     )
     return made

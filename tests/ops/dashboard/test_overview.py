@@ -51,6 +51,7 @@ def test_queues_without_a_worker_and_paused_queues_are_marked(site: Site) -> Non
     assert "no worker" not in row(text, "other")["Queue"]
     assert "paused" in row(text, "other")["Queue"]
     assert re.search(r"No worker consumes <a [^>]+>webhooks</a>: jobs wait there", text)
+    assert "<code>formrelay worker webhooks</code>" in text
     assert re.search(r"w1:1.*alive.*w2:1.*silent", text, re.DOTALL)
 
 
