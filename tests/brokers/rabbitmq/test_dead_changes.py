@@ -25,6 +25,7 @@ from formrelay.brokers.saved_letters import SavedLetter
 from formrelay.brokers.settlement import as_dead_letter
 from formrelay.core.failure import Failure, Reason
 from formrelay.ops.dead_groups import group_dead_letters
+from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.browsing import ids
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
@@ -117,6 +118,16 @@ def test_a_filter_reaches_the_end_of_a_long_queue_and_keeps_the_order_of_the_oth
     assert inspector.replay(DeadFilter(harness.queue, error="KeyError")) == MANY // 3
     counts = harness.broker.counts(harness.queue)
     assert (counts.waiting, counts.dead) == (MANY // 3, MANY - MANY // 3)
+    others = [id for number, id in enumerate(buried) if number % 3]
+    assert [properties.message_id for properties, _ in listed(harness, channel)] == others
+
+
+@pytest.mark.own_vhost
+def test_a_classic_queue_keeps_its_order_too(make_harness: MakeHarness, channel: Any) -> None:
+    harness = make_harness(queue_type="classic")
+    buried, inspector = bury(harness), harness.broker.inspector
+    assert list(inspector.dead_letters(DeadFilter(harness.queue), limit=300))
+    assert inspector.delete_dead(DeadFilter(harness.queue, error="KeyError")) == MANY // 3
     others = [id for number, id in enumerate(buried) if number % 3]
     assert [properties.message_id for properties, _ in listed(harness, channel)] == others
 
