@@ -18,7 +18,7 @@ from ..brokers import NotAvailable, QueueCounts, RelayBroker
 from ..config import get_settings
 from ..core.errors import FormrelayError, describe
 from .output import join_names
-from .reachability import is_embedded_clickhouse
+from .reachability import connect_to_api, is_embedded_clickhouse, problem_of
 from .status_json import worker_to_json
 
 
@@ -238,11 +238,10 @@ def _api() -> Iterator[CheckResult]:
     port = parts.port or (443 if parts.scheme == "https" else 80)
     where = f"{parts.hostname}:{port}"
     try:
-        address = (parts.hostname or "", port)
-        socket.create_connection(address, section.connect_timeout.total_seconds()).close()
-    except OSError as error:
+        connect_to_api(get_settings())
+    except (OSError, ValueError) as error:  # ValueError: a host name that IDNA refuses
         yield CheckResult(
-            "api", False, f"expected {where} to accept a connection: {describe(error)}"
+            "api", False, f"expected {where} to accept a connection: {problem_of(error)}"
         )
         return
     yield CheckResult("api", True, f"{where} accepts connections (no request was sent)")

@@ -70,12 +70,13 @@ def _run(name: str, probe: Callable[[], object], results: SimpleQueue[tuple[str,
     try:
         probe()
     except Exception as error:  # the workers start anyway
-        results.put((name, Reach(None, _problem(error))))
+        results.put((name, Reach(None, problem_of(error))))
     else:
         results.put((name, Reach(monotonic() - start)))
 
 
-def _problem(error: Exception) -> str:
+def problem_of(error: Exception) -> str:
+    """Describe in a few words why a connection failed, without secrets."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:

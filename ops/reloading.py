@@ -63,7 +63,10 @@ def run_with_reload(start: Callable[[], NoReturn], folder: Path) -> int:
                     time.sleep(_STEP)
                     changed = files.changed()
             if changed is not None:
-                say_error(f"formrelay: {changed} changed: restarting when the jobs have finished")
+                what = (
+                    "starting" if workers.status is not None else "finishing the jobs, restarting"
+                )
+                say_error(f"formrelay: {changed} changed: {what} the workers")
                 workers.end()
             if is_stopping():
                 return 0

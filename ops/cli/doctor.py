@@ -22,7 +22,7 @@ from ..doctor.queues import check_dead_letters, check_queues, check_workers
 from ..doctor.reports import check_reports
 from ..doctor.servers import check_versions
 from ..output import print_json, print_table
-from ..reachability import is_embedded_clickhouse
+from ..reachability import connect_to_api, is_embedded_clickhouse, reach
 from ..time_limits import exceeding_time_limits
 from .candidates import queue_names
 from .options import JsonOption
@@ -189,14 +189,17 @@ def _api() -> Iterator[Finding]:
         )
         return
     api()
+    if problem := reach({"api": partial(connect_to_api, get_settings())})["api"].problem:
+        says = f"{section.url} cannot be reached ({problem}), and submissions wait"
+        yield Finding("api", "weak", f"{says}; check API_URL, and that the API runs")
+    else:
+        yield Finding("api", "ok", f"{section.url} accepts connections (no request was sent)")
     if section.secret("token") is None:
         yield Finding(
             "api",
             "weak",
             "API_TOKEN is not set: requests are sent without a token; set it or API_TOKEN_FILE",
         )
-    else:
-        yield Finding("api", "ok", f"{section.url} is configured (not called)")
 
 
 def _sheets() -> Iterator[Finding]:

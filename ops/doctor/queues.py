@@ -99,14 +99,20 @@ def check_workers() -> Iterator[Finding]:
 
 
 def check_queues(queues: Sequence[str] | None = None) -> Iterator[Finding]:
-    """Check that workers consume each queue that has jobs.
+    """Check that workers consume each queue that has jobs, and that no queue is paused.
 
     Args:
         queues: the queues to check; None checks every queue that can be listed.
     """
     broker = get_broker()
-    shown = None if queues is None else _existing(broker.inspector, queues)
+    inspector = broker.inspector
+    shown = inspector.queues() if queues is None else _existing(inspector, queues)
     part = health_check.check_queues(broker, shown)
     if not part.is_ok:
         todo = "start a worker of these queues (formrelay worker --queue)"
         yield Finding("queues", "weak", f"{part.says}; {todo}")
+    for each in inspector.counts_of(shown):
+        if each.paused:
+            says = f"{each.queue} is paused, and {each.waiting:,} jobs wait"
+            todo = f"run formrelay queues resume {shlex.quote(printable(each.queue))}"
+            yield Finding("queues", "weak", f"{says}; {todo}")

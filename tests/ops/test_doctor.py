@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from importlib import metadata
 from pathlib import Path
@@ -19,8 +20,9 @@ from formrelay.core.server_info import ServerInfo
 from formrelay.ops.doctor.servers import check_clock
 from formrelay.ops.versions import too_old, unsupported_packages
 from tests.ops.shell import Shell
-from tests.support.command import run
+from tests.support.command import clean_environment, run, run_python
 from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 WEBHOOKS = ("--queue", "webhooks")
 
@@ -33,7 +35,7 @@ def findings(tmp_path: Path, status: int, *options: str, **env: str) -> dict[tup
 
 
 def test_the_embedded_default_is_fine(tmp_path: Path) -> None:
-    found = findings(tmp_path, 0, BROKER="embedded", API_URL="https://forms.example")
+    found = findings(tmp_path, 0, BROKER="embedded", API_URL="http://127.0.0.1:1")
     says = "embedded answers; jobs can be sent, fetched and settled"
     assert found["broker", "ok"] == says
     assert ("broker", "weak") not in found
@@ -75,7 +77,7 @@ def test_a_clickhouse_without_tables_is_an_error(
         "REDIS_URL": redis_url,
         "CLICKHOUSE_URL": clickhouse_url,
         "CLICKHOUSE_DATABASE": clickhouse_database,
-        "API_URL": "https://forms.example",
+        "API_URL": "http://127.0.0.1:1",
     }
     assert "formrelay migrate" in findings(tmp_path, 1, **env)["clickhouse", "bad"]
     assert run("migrate", cwd=tmp_path, env=env).returncode == 0
@@ -181,6 +183,66 @@ def test_doctor_says_which_queues_rabbitmq_cannot_list(tmp_path: Path, rabbitmq_
     assert letters.startswith("none in the known queues; other queues are not known: ")
     found = findings(tmp_path, 0, *WEBHOOKS, **env)
     assert found["dead letters", "ok"] == "there are none"
+
+
+SKEWED = """
+import sys, time
+now = time.time
+time.time = lambda: now() - 400
+sys.argv = ["formrelay", "doctor", "--json"]
+from formrelay.ops.cli import main
+main()
+"""
+
+
+@pytest.mark.redis
+def test_skewed_clocks_paused_queues_and_missing_systems_are_reported(
+    tmp_path: Path, redis_url: str
+) -> None:
+    """Each finding says what to do."""
+    shell = Shell(tmp_path, BROKER="redis", REDIS_URL=redis_url, API_URL="http://127.0.0.1:1/x")
+    shell("send", "webhooks", '{"url": "https://example.com", "body": {}, "secret": "whsec_YQ=="}')
+    shell("queues", "pause", "webhooks")
+    env = clean_environment(**shell.env)
+    done = run_python("-c", SKEWED, cwd=tmp_path, env=env)
+    assert done.returncode == 1
+    said = {f"{one['what']} {one['state']}: {one['says']}" for one in json.loads(done.stdout)}
+    for expected in (
+        r"clock bad: the clock of (Redis|Valkey) is 400 s ahead of the clock of this machine: "
+        r"receivers may refuse the signatures of webhooks; synchronise both clocks",
+        "queues weak: webhooks is paused, and 1 jobs wait; run formrelay queues resume webhooks",
+        r"api weak: http://127\.0\.0\.1:1/x cannot be reached \(Connection refused\), .*; "
+        "check API_URL, and that the API runs",
+        "api weak: API_TOKEN is not set: .*; set it or API_TOKEN_FILE",
+        "clickhouse weak: CLICKHOUSE_URL is not set: .*; set it to clickhouse://host:9000",
+        "smtp weak: SMTP_URL is not set: .*; set it",
+        "sheets weak: no Google account is configured: .*; set SHEETS_SERVICE_ACCOUNT_FILE",
+        "worker bad: a worker does not start: expected CLICKHOUSE_URL .*: set it",
+    ):
+        assert [one for one in said if re.match(expected, one)], (expected, said)
+
+
+@pytest.mark.rabbitmq
+def test_on_rabbitmq_dead_letters_and_the_missing_store_are_reported(
+    tmp_path: Path, rabbitmq_url: str
+) -> None:
+    shell = Shell(tmp_path, BROKER="rabbitmq", RABBITMQ_URL=rabbitmq_url)
+    shell("send", "webhooks", '{"url": "https://127.0.0.1", "body": {}, "secret": "whsec_YQ=="}')
+    with shell.worker("webhooks"):
+        wait_until(lambda: shell.json("dlq", "list"), every=0.3)
+    shell.env["CLICKHOUSE_URL"] = "clickhouse://127.0.0.1:1"
+    found = shell.json("doctor", status=1)
+    said = "\n".join(f"{one['what']} {one['state']}: {one['says']}" for one in found)
+    for expected in (
+        "dead letters weak: 1 dead letter in webhooks; the newest ",
+        "deliver_webhook: permanent: ",
+        "; run formrelay dlq list --queue webhooks, then dlq replay or dlq delete",
+        "workers weak: not known: RabbitMQ lists workers only with STATE_URL or RABBITMQ_API_URL",
+        "the reports of workers are missing",
+        "endpoints weak: processes do not share endpoints and idempotency keys: set STATE_URL",
+        "clickhouse bad: ",
+    ):
+        assert expected in said
 
 
 # -- versions and clocks ---------------------------------------------------------------------

@@ -96,7 +96,7 @@ def commands(
             "REDIS_URL": redis_url,
             "CLICKHOUSE_URL": clickhouse_url,
             "CLICKHOUSE_DATABASE": clickhouse_database,
-            "API_URL": "https://example.com",
+            "API_URL": "http://127.0.0.1:1",
         },
     )
     broker.close()

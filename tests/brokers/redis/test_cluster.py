@@ -59,7 +59,7 @@ def test_a_cluster_is_refused_by_every_command_and_call(node: ClusterNode, tmp_p
         broker.enqueue(message)
     with pytest.raises(BrokerRefused, match=SAYS):
         RedisRegistry(client, redis_address(node.url)).enable("a")
-    env = {"REDIS_URL": node.url, "API_URL": "https://forms.example"}
+    env = {"REDIS_URL": node.url, "API_URL": "http://127.0.0.1:1"}
     done = run("worker", "--queue", "webhooks", "--processes", "1", cwd=tmp_path, env=env)
     assert done.returncode != 0
     assert SAYS in done.stderr

@@ -251,7 +251,7 @@ def test_a_command_moves_old_keys_into_another_namespace(redis_url: str, tmp_pat
     old_state(redis_url)
     client, where = connect_redis(redis_url, timeout=timedelta(seconds=1)), redis_address(redis_url)
     client.rpush("formrelay:inbox:webhooks", b"1", b"2")
-    env = {"REDIS_URL": redis_url, "BROKER_NAMESPACE": "mine", "API_URL": "https://forms.example"}
+    env = {"REDIS_URL": redis_url, "BROKER_NAMESPACE": "mine", "API_URL": "http://127.0.0.1:1"}
     says = json.loads(run("doctor", "--json", cwd=tmp_path, env=env).stdout)
     (finding,) = [one["says"] for one in says if one["what"] == "old keys"]
     assert f"formrelay:inbox:webhooks, {OLD_RECORDS}, {OLD_DISABLED}; if they belong" in finding
