@@ -172,8 +172,9 @@ def _table(
 ) -> RenderableType:
     """Make a table as wide as the terminal.
 
-    Long text in the last column is below its row where the column would be narrow. The columns
-    before it wrap only if there is no other way, because ids are copied.
+    Ids are copied, so only the last column wraps. Where the columns do not fit, the last column is
+    below its row, then the widest of the others; a first cell of more than half the width has a
+    line of its own.
     """
     from rich import box
     from rich.cells import cell_len
@@ -186,9 +187,9 @@ def _table(
     last, width_before = len(columns) - 1, sum(widths[:-1])
     is_wide = sum(widths) + 3 * last <= console.width
     room = console.width - width_before - (3 if is_wide else 1) * last
-    if -1 <= room < min(widths[-1], _LAST_COLUMN):
-        return _stacked(title, columns, cells, right, widths)
-    fits = room >= min(widths[-1], _LAST_COLUMN)
+    if room < min(widths[-1], _LAST_COLUMN):
+        first, below = _layout(widths, console.width)
+        return _stacked(title, columns, cells, right, [first, *widths[1:]], below)
     table = Table(
         title=Text(printable(title)),
         title_justify="left",
@@ -203,12 +204,37 @@ def _table(
         table.add_column(
             column,
             justify="right" if right[index] else "left",
-            no_wrap=(index < last and fits) or (index == 0 and widths[0] <= console.width / 2),
+            no_wrap=index < last,
             overflow="fold",
         )
     for row in cells:
         table.add_row(*map(Text, row))
     return table
+
+
+def _layout(widths: Sequence[int], width: int) -> tuple[int, list[int]]:
+    """Decide which cells are not on the line of their row.
+
+    Args:
+        widths: width of the widest cell of each column.
+        width: width of the terminal.
+
+    Returns:
+        The width of the first column, whose wider cells have a line of their own, and the indexes
+        of the columns that are below the row.
+    """
+    last = len(widths) - 1
+    is_long = widths[0] > width / 2
+    on_line, below = list(range(1, last)), [last]
+    least = 2 if is_long else widths[0]
+    if is_long and least + sum(widths[1:]) + last <= width:
+        on_line, below = list(range(1, last + 1)), []
+    while on_line and least + sum(widths[index] + 1 for index in on_line) > width:
+        widest = max(on_line, key=lambda index: widths[index])
+        on_line.remove(widest)
+        below.append(widest)
+    room = width - sum(widths[index] + 1 for index in on_line)
+    return max(least, min(widths[0], room)), sorted(below)
 
 
 def _stacked(
@@ -217,21 +243,38 @@ def _stacked(
     cells: Sequence[Sequence[str]],
     right: Sequence[bool],
     widths: Sequence[int],
+    below: Sequence[int],
 ) -> RenderableType:
-    """Make a table whose last column is on lines of its own, below the other columns."""
+    """Make a table with cells below their row, as :func:`_layout` decides.
+
+    The cells of the last column have no label there; the header has it.
+    """
     from rich.cells import cell_len
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
 
+    last = len(columns) - 1
+    on_line = [index for index in range(len(columns)) if index not in below]
     lines: list[RenderableType] = [Text(printable(title), "bold")]
     for number, row in enumerate([columns, *cells]):
         style = "" if number else "bold"
-        *cells_before, long = row
-        aligned = _aligned(cells_before, right, widths, length=cell_len)
-        lines.append(Text(aligned, style, no_wrap=True, overflow="fold"))
-        if long != _NOTHING:
-            lines.append(Padding(Text(long, style, overflow="fold"), (0, 0, 0, 2)))
+        shown = [row[index] for index in on_line]
+        if cell_len(shown[0]) > widths[0]:
+            lines.append(Text(shown[0], style, overflow="fold"))
+            shown[0] = ""
+        aligned = _aligned(
+            shown,
+            [right[index] for index in on_line],
+            [widths[index] for index in on_line],
+            length=cell_len,
+        )
+        if aligned.strip():
+            lines.append(Text(aligned, style, no_wrap=True, overflow="fold"))
+        for index in below:
+            cell = row[index] if index == last else f"{columns[index]}: {row[index]}"
+            if row[index] != _NOTHING and (number or index == last):
+                lines.append(Padding(Text(cell, style, overflow="fold"), (0, 0, 0, 2)))
     return Group(*lines)
 
 

@@ -113,6 +113,7 @@ def check_queues(queues: Sequence[str] | None = None) -> Iterator[Finding]:
         yield Finding("queues", "weak", f"{part.says}; {todo}")
     for each in inspector.counts_of(shown):
         if each.paused:
-            says = f"{each.queue} is paused, and {each.waiting:,} jobs wait"
+            jobs = "job waits" if each.waiting == 1 else "jobs wait"
+            says = f"{each.queue} is paused, and {each.waiting:,} {jobs}"
             todo = f"run formrelay queues resume {shlex.quote(printable(each.queue))}"
             yield Finding("queues", "weak", f"{says}; {todo}")

@@ -210,7 +210,7 @@ def test_skewed_clocks_paused_queues_and_missing_systems_are_reported(
     for expected in (
         r"clock bad: the clock of (Redis|Valkey) is 400 s ahead of the clock of this machine: "
         r"receivers may refuse the signatures of webhooks; synchronise both clocks",
-        "queues weak: webhooks is paused, and 1 jobs wait; run formrelay queues resume webhooks",
+        "queues weak: webhooks is paused, and 1 job waits; run formrelay queues resume webhooks",
         r"api weak: http://127\.0\.0\.1:1/x cannot be reached \(Connection refused\), .*; "
         "check API_URL, and that the API runs",
         "api weak: API_TOKEN is not set: .*; set it or API_TOKEN_FILE",

@@ -78,6 +78,57 @@ def test_a_table_on_a_narrow_terminal_cuts_nothing_off(
     assert len(lines) < 25  # no column has one character in each line
 
 
+def on_80_columns(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    columns: list[str],
+    rows: list[list[object]],
+) -> list[str]:
+    """Lines of a table on a terminal of 80 columns, without styles and spaces at their ends."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    output.print_table("T", columns, rows, empty="")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    return [line.rstrip() for line in text.splitlines()]
+
+
+ID = "c8920e1c-560d-4397-bbb9-8a8d682d3421"
+LONG = "a-very-long-name-of-another-team-for-invoices-and-reminders"
+
+
+def test_the_widest_columns_are_below_ids_that_stay_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[list[object]] = [[ID, LONG, "2m ago", 1, "ValueError: no"], [ID, "x", "1m", 2, None]]
+    columns = ["id", "actor", "died", "attempts", "why"]
+    assert on_80_columns(monkeypatch, capsys, columns, rows) == [
+        "T",
+        "id                                   died   attempts",
+        "  why",
+        f"{ID} 2m ago        1",
+        f"  actor: {LONG}",
+        "  ValueError: no",
+        f"{ID} 1m            2",
+        "  actor: x",
+    ]
+
+
+def test_a_long_name_has_a_line_of_its_own_and_other_rows_stay_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["queue", "waiting", "scheduled", "in_flight", "dead", "jobs/s", "errors", "state"]
+    rows: list[list[object]] = [
+        [LONG, 1, 0, 0, 2, "0.5", "7%", "paused"],
+        ["emails", 3, 0, 0, 0, "0", "0%", None],
+    ]
+    lines = on_80_columns(monkeypatch, capsys, names, rows)
+    assert lines[2] == LONG
+    assert lines[3].split() == ["1", "0", "0", "2", "0.5", "7%", "paused"]
+    assert lines[4].split() == ["emails", "3", "0", "0", "0", "0", "0%", "–"]
+    assert lines[4].index("3") == lines[3].index("1")
+    assert len(lines) == 5
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_characters_that_a_stream_cannot_encode_are_escaped(
     encoding: str, monkeypatch: pytest.MonkeyPatch
