@@ -104,9 +104,10 @@ def parse(text: bytes | str, what: str = "payload") -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise InvalidJob(
             f"expected the {what} as JSON, got invalid JSON: {error.msg} "
-            f"(line {error.lineno}, column {error.colno})"
+            f"({line}column {error.colno})"
         ) from None
 
 
@@ -278,7 +279,7 @@ class Sender:
         if line.text is None:
             most = self._broker.options.max_message_bytes
             raise InvalidJob(f"expected a job of at most {most} bytes, got a longer line")
-        job = parse(line.text, "job")
+        job = parse(line.text.rstrip(), "job")
         now = self._broker.clock.time()
         return make_message(self._target, job, self._metadata, self._delay, now)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import dramatiq
 import pytest
 
-from formrelay.ops.sending import Line, read_lines, split
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.ops.sending import Line, Sender, find_target, read_lines, split
 from tests.ops.shell import Shell
 
 EVENT = {"type": "form.viewed", "formId": "f1"}
@@ -135,6 +138,31 @@ def test_a_large_file_is_not_read_at_once() -> None:
     found = split(Endless(), 1_000)
     assert not isinstance(found, bytes)
     assert [next(found).number for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.redis
+def test_a_file_of_any_length_is_sent_with_one_chunk_in_memory(redis_url: str) -> None:
+    broker = RedisBroker(redis_url)
+
+    @dramatiq.actor(queue_name="notes", broker=broker)
+    def note(payload: Any) -> None: ...
+
+    sender = Sender(broker, find_target(broker, note.actor_name), {}, None, dry_run=False)
+    ahead = []
+
+    def lines() -> Iterator[Line]:
+        for number in range(1, 2_001):
+            ahead.append(number - 1 - sender.sent - sender.invalid)
+            yield Line(number, b'{"text": "milk"' + (b"\n" if number == 7 else b"}\n"))
+
+    found = [bad for bad in sender.send(lines()) if bad is not None]
+    assert found == [
+        (7, "expected the job as JSON, got invalid JSON: unexpected end of data (column 16)")
+    ]
+    assert (sender.sent, sender.invalid) == (1_999, 1)
+    assert broker.counts("notes").waiting == 1_999
+    assert max(ahead) <= 500
+    broker.close()
 
 
 def test_a_line_beyond_the_limit_is_skipped() -> None:
