@@ -139,6 +139,8 @@ def redraw(
 ) -> None:
     """Draw a table on a terminal again and again, in its place, until Ctrl-C.
 
+    Rows for which the terminal has too few lines are counted below the table.
+
     Args:
         title: returns the title.
         content: returns the columns, the rows and a text below the table; without columns only the
@@ -154,8 +156,16 @@ def redraw(
     def drawn() -> Any:
         columns, rows, below = content()
         named = printable(title())
-        table = _table(console, named, columns, rows) if columns else Text(named, "bold")
-        return Group(table, Text(printable(below, keep="\n")))
+        for shown in range(min(len(rows), console.height), -1, -1):
+            hidden = len(rows) - shown
+            more = f"{hidden:,} more rows: enlarge the terminal\n" if hidden else ""
+            table = (
+                _table(console, named, columns, rows[:shown]) if columns else Text(named, "bold")
+            )
+            drawing = Group(table, Text(printable(more + below, keep="\n")))
+            if len(console.render_lines(drawing)) < console.height:
+                break
+        return drawing
 
     # Only this thread draws, so after Ctrl-C the terminal shows the last whole table.
     with (

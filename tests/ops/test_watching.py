@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import re
@@ -31,13 +32,14 @@ STYLES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Watched:
     """The command on a terminal of 80 columns."""
 
-    def __init__(self, folder: Path, **env: str) -> None:
+    def __init__(self, folder: Path, *, lines: int = 40, **env: str) -> None:
         self._ours, other = pty.openpty()
         self.modes = termios.tcgetattr(other)
-        env = clean_environment(**env, COLUMNS="80", LINES="40", TERM="xterm")
+        env = clean_environment(**env, COLUMNS="80", LINES=str(lines), TERM="xterm")
         self.program = Program(("-c", CODE), folder, env, [other] * 3, in_session=True)
         self._other = other  # keeps the terminal open after the command's end
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a character may come in pieces
 
     def wait_for(self, pattern: str) -> None:
         """Read until the text since the last match, without styles, matches."""
@@ -46,12 +48,12 @@ class Watched:
             assert time.monotonic() < end, self.shown
             assert self.program.poll() is None, self.shown
             if select.select([self._ours], [], [], 1)[0]:
-                self.shown += os.read(self._ours, 65_536).decode()
+                self.shown += self._decoder.decode(os.read(self._ours, 65_536))
 
     def rest(self) -> str:
         """All text, after the command has ended."""
         while select.select([self._ours], [], [], 0)[0]:
-            self.shown += os.read(self._ours, 65_536).decode()
+            self.shown += self._decoder.decode(os.read(self._ours, 65_536))
         return self.shown
 
     def type(self, keys: bytes) -> None:
@@ -96,6 +98,25 @@ def test_an_outage_is_shown_and_the_watch_goes_on(tmp_path: Path) -> None:
     try:
         watched.wait_for(r"expected Redis at 127.0.0.1:1 to answer")
         watched.wait_for(r"trying again")
+        watched.type(b"\x03")
+        assert watched.program.wait(60) == 0
+    finally:
+        watched.close()
+
+
+@pytest.mark.redis
+def test_rows_that_do_not_fit_are_counted(tmp_path: Path, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        for number in range(20):
+            client.hset(Keys("dramatiq").bodies(f"q{number:02}"), "m1", "{}")
+    watched = Watched(tmp_path, lines=15, REDIS_URL=redis_url)
+    try:
+        watched.wait_for(r"Queues,[\s\S]*more rows: enlarge the terminal")
+        drawing = STYLES.sub("", watched.shown)
+        drawing = drawing[: drawing.index("more rows")].rpartition("Queues,")[2]
+        drawn = len(re.findall(r"^(?:q\d\d|[a-z]+s) ", drawing, re.MULTILINE))
+        assert drawn + int(drawing.split()[-1]) == 26
+        assert 5 < drawn < 14
         watched.type(b"\x03")
         assert watched.program.wait(60) == 0
     finally:
