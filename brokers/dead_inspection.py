@@ -218,7 +218,7 @@ class DeadLetterInspector(ABC):
             found = [self._counts_now(name) for name in self._queues(which.queue)]
             count = sum(each.dead for each in found)
             extent.looked_at += count
-            extent.is_complete &= not any(each.dead_is_least for each in found)
+            extent.is_complete &= not any(each.dead_is_lower_bound for each in found)
             return count
         return sum(1 for _ in self.dead_letters(which, limit=None, extent=extent))
 

@@ -29,7 +29,8 @@ def sorted_letters(
     """
     found: list[tuple[Place, Entry]] = []
     queues = sorted(
-        (each for each in counts if each.dead or each.dead_is_least), key=lambda each: each.dead
+        (each for each in counts if each.dead or each.dead_is_lower_bound),
+        key=lambda each: each.dead,
     )
     for number, each in enumerate(queues):
         share = extent.left / (len(queues) - number)

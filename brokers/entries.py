@@ -32,9 +32,9 @@ class QueueCounts:
         paused: whether workers take no messages from the queue.
         oldest_age: time since the message that has waited longest was first sent; also None if no
             message waits.
-        dead_is_least: whether there may be more dead letters: RabbitMQ does not count those that a
-            process is reading, replaying or deleting.
-        dead_age: how old the number of dead letters may be; None: it is of now.
+        dead_is_lower_bound: whether there may be more dead letters than ``dead``: RabbitMQ does not
+            count the dead letters that a process is reading, replaying or deleting.
+        dead_age: maximum age of ``dead``; None: it was just counted.
     """
 
     queue: str
@@ -44,7 +44,7 @@ class QueueCounts:
     dead: int
     paused: bool | None = None
     oldest_age: timedelta | None = None
-    dead_is_least: bool = False
+    dead_is_lower_bound: bool = False
     dead_age: timedelta | None = None
 
 

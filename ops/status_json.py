@@ -19,7 +19,7 @@ def queue_to_json(counts: QueueCounts) -> dict[str, Any]:
         "dead": counts.dead,
         "paused": counts.paused,
         "oldest_age_s": None if oldest is None else oldest.total_seconds(),
-        "dead_is_least": counts.dead_is_least,
+        "dead_is_lower_bound": counts.dead_is_lower_bound,
         "dead_age_s": None if counts.dead_age is None else counts.dead_age.total_seconds(),
     }
 

@@ -58,7 +58,7 @@ class QueueCounter:
                     in_flight=in_flight,
                     dead=count,
                     paused=paused[queue],
-                    dead_is_least=is_least,
+                    dead_is_lower_bound=is_least,
                     dead_age=age,
                 )
             )

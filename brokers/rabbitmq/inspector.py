@@ -143,7 +143,7 @@ class RabbitInspector(Inspector):
         deadline = time.monotonic() + _COUNT_TIMEOUT
         while True:
             found = self.counts(queue)
-            is_of_now = found.dead_age is None and not found.dead_is_least
+            is_of_now = found.dead_age is None and not found.dead_is_lower_bound
             if is_of_now or time.monotonic() > deadline:
                 return found
             time.sleep(0.02)

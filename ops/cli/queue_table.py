@@ -98,11 +98,11 @@ def _notes(inspector: Inspector, found: Sequence[QueueCounts]) -> list[str]:
         notes.append(f"{NOT_AVAILABLE}: not available on this broker{hint}")
     if problem := inspector.degraded():
         notes.append(f"note: {problem}")
-    read = [counts.queue for counts in found if counts.dead_is_least or counts.dead_age]
+    read = [counts.queue for counts in found if counts.dead_is_lower_bound or counts.dead_age]
     if read:
         notes.append(
-            f"note: dead letters of {', '.join(read)} are being listed, replayed or deleted: their "
-            "number is of some seconds ago, or with ≥ at least"
+            f"note: a process is listing, replaying or deleting dead letters of {', '.join(read)}: "
+            "their number is some seconds old, or a lower bound (≥)"
         )
     if scheduled := inspector.scheduled_in_all():
         notes.append(f"note: scheduled messages of all queues together: {scheduled}")
@@ -135,7 +135,7 @@ def _row(line: Line, *, has_rates: bool) -> tuple[Any, ...]:
         counts.waiting,
         cell(counts.scheduled),
         cell(counts.in_flight),
-        f"≥{counts.dead}" if counts.dead_is_least else counts.dead,
+        f"≥{counts.dead}" if counts.dead_is_lower_bound else counts.dead,
         *rates,
         cell(oldest) if counts.waiting else None,
         _state(line),

@@ -131,7 +131,7 @@ def count_dead(inspector: Inspector, which: DeadFilter) -> Count:
     if replace(which, until=None) == DeadFilter(which.queue):
         queues = [which.queue] if which.queue is not None else inspector.queues()
         counts = inspector.counts_of(queues)
-        is_exact = all(each.dead_age is None and not each.dead_is_least for each in counts)
+        is_exact = all(each.dead_age is None and not each.dead_is_lower_bound for each in counts)
         return Count(sum(each.dead for each in counts), is_exact)
     extent = Extent(at_most=COUNT_AT_MOST)
     number = sum(1 for _ in inspector.recent_dead(which, extent=extent))

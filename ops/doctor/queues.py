@@ -25,12 +25,12 @@ def check_dead_letters(queues: Sequence[str] | None = None) -> Iterator[Finding]
     inspector = get_broker().inspector
     shown = inspector.queues() if queues is None else _existing(inspector, queues)
     found = inspector.counts_of(shown)
-    counts = [each for each in found if each.dead or each.dead_is_least]
+    counts = [each for each in found if each.dead or each.dead_is_lower_bound]
     for each in counts:
         queue = shlex.quote(printable(each.queue))
         todo = f"run formrelay dlq list --queue {queue}, then dlq replay or dlq delete"
         letters = "dead letter" if each.dead == 1 else "dead letters"
-        least = "at least " if each.dead_is_least else ""
+        least = "at least " if each.dead_is_lower_bound else ""
         says = f"{least}{each.dead:,} {letters} in {each.queue}{_newest(inspector, each.queue)}"
         yield Finding("dead letters", "weak", f"{says}; {todo}")
     if counts:

@@ -56,7 +56,7 @@ def test_a_job_is_sent_counted_run_and_its_dead_letter_replayed(shell: Shell) ->
         "dead": 0,
         "paused": False,
         "oldest_age_s": None,
-        "dead_is_least": False,
+        "dead_is_lower_bound": False,
         "dead_age_s": None,
         "no_worker": False,
     }

@@ -47,7 +47,7 @@ def test_a_queue_is_paused_counted_resumed_and_purged(shell: Shell) -> None:
         "scheduled": 1,
         "in_flight": 0,
         "dead": 0,
-        "dead_is_least": False,
+        "dead_is_lower_bound": False,
         "dead_age_s": None,
         "paused": True,
         "no_worker": False,

@@ -56,7 +56,7 @@ def show(view: View) -> Response:
         title="Dead letters",
         found=found,
         total=sum(each.dead for each in counts),
-        total_is_least=any(each.dead_is_least for each in counts),
+        total_is_lower_bound=any(each.dead_is_lower_bound for each in counts),
         further=None if looks_further else view.url("dead", **query.arguments(look="further")),
         further_number=LOOK_AT_MOST,
         refresh_seconds=_REFRESH_SECONDS,

@@ -136,9 +136,9 @@ def test_waiting_too_long_for_another_reader_is_an_error(
         with pytest.raises(BrokerUnavailable, match="another process"):
             other.broker.inspector.replay(["any"], queue=harness.queue)
         counts = other.broker.counts(harness.queue)
-        assert (counts.dead, counts.dead_is_least) == (0, True)
+        assert (counts.dead, counts.dead_is_lower_bound) == (0, True)
     counts = other.broker.counts(harness.queue)
-    assert (counts.dead, counts.dead_is_least, counts.dead_age) == (3, False, None)
+    assert (counts.dead, counts.dead_is_lower_bound, counts.dead_age) == (3, False, None)
     assert other.broker.inspector.replay(DeadFilter(harness.queue)) == 3
 
 
@@ -152,7 +152,7 @@ def test_counting_does_not_wait_for_a_process_that_reads_dead_letters(
     with DeadLetterReader(harness.broker.client, harness.queue) as reader:  # type: ignore[attr-defined]
         assert len(list(reader.fetch())) == 1
         counts = other.broker.counts(harness.queue)
-        assert (counts.dead, counts.dead_is_least) == (3, False)
+        assert (counts.dead, counts.dead_is_lower_bound) == (3, False)
         assert counts.dead_age is not None
         extent = Extent()
         everything = DeadFilter(harness.queue)
@@ -160,6 +160,6 @@ def test_counting_does_not_wait_for_a_process_that_reads_dead_letters(
         # A number that is too old says little: a long replay is going on.
         monkeypatch.setattr("formrelay.brokers.rabbitmq.counting._KNOWN_SECONDS", 0.0)
         counts = other.broker.counts(harness.queue)
-        assert (counts.dead, counts.dead_is_least, counts.dead_age) == (0, True, None)
+        assert (counts.dead, counts.dead_is_lower_bound, counts.dead_age) == (0, True, None)
         other.broker.inspector.replay(everything, dry_run=True, extent=extent)
         assert not extent.is_complete

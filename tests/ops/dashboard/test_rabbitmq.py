@@ -91,7 +91,7 @@ def test_dead_letters_are_found_read_and_replayed_and_the_rest_says_what_is_miss
     counts = harness.broker.counts(queue)
     assert (counts.waiting, counts.dead) == (2, 0)
     assert "belongs to another process" in site.page("/task?id=none", 404)
-    assert "those of other processes are not shown" in site.page("/tasks")
+    assert "tasks of other processes are not shown" in site.page("/tasks")
     assert "in the memory of this process" in site.page("/audit")
     site.post("/queue/pause", name=queue, do="pause")
     assert "paused" in row(site.page("/"), queue)["Queue"]
