@@ -17,7 +17,7 @@ _RECORD_BYTES = 64 * 1024
 #: Seconds between two writes, so that many lines are one record.
 _PAUSE = 0.02
 #: Seconds that :meth:`LogWriter.flush` waits while another thread writes.
-_PATIENCE = 2.0
+_FLUSH_TIMEOUT = 2.0
 
 
 class LogWriter:
@@ -25,12 +25,12 @@ class LogWriter:
 
     Writing to a pipe takes longer than making a line, and the main process of ``dramatiq`` reads
     and writes each record again. While nobody reads the pipe and the buffer is full, lines are
-    dropped, so that jobs go on. A killed process loses its last lines, those of 20 ms.
+    dropped, so that jobs go on. A killed process loses the lines of its last 20 ms.
 
     Thread-safe; signal handlers may write lines too.
 
     Args:
-        send: writes whole lines to where they go. It may block.
+        send: writes whole lines to their destination. It may block.
         dropped_line: makes the line that says how many lines were dropped.
         buffer_bytes: maximum size of the buffer.
     """
@@ -88,7 +88,7 @@ class LogWriter:
             False if they could not be written: nobody reads them, or their pipe is closed.
         """
         # Waits once only, not for each line, while nobody reads.
-        if not self._sending.acquire(timeout=0 if self._is_stuck else _PATIENCE):
+        if not self._sending.acquire(timeout=0 if self._is_stuck else _FLUSH_TIMEOUT):
             self._is_stuck = True
             return False
         try:
