@@ -10,7 +10,7 @@ import logging
 import os
 import pwd
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
@@ -105,6 +105,21 @@ class Audited:
 
     count: int | None = None
     outcome: str = "done"
+    _write: Callable[[], None] = lambda: None
+    _steps: int = 0
+
+    def progress(self, count: int) -> None:
+        """Set the count after each step of an action of many steps.
+
+        The second step writes an entry with the outcome ``running``: a process that is killed
+        would leave none. Most actions have only one step.
+        """
+        self.count = count
+        self._steps += 1
+        if self._steps == 2:
+            outcome, self.outcome = self.outcome, "running"
+            self._write()
+            self.outcome = outcome
 
 
 @contextmanager
@@ -124,7 +139,12 @@ def audited(
     Yields:
         the result, whose ``count`` the caller updates.
     """
-    found = Audited()
+
+    def write() -> None:
+        about: dict[str, Any] = {"count": found.count, "outcome": found.outcome}
+        record(action, target, filter=filter, operator=operator, broker=broker, **about)
+
+    found = Audited(_write=write)
     try:
         yield found
     except BaseException as error:
@@ -132,8 +152,7 @@ def audited(
         found.outcome = f"failed: {describe(error)}" if is_error else "interrupted"
         raise
     finally:
-        about: dict[str, Any] = {"count": found.count, "outcome": found.outcome}
-        record(action, target, filter=filter, operator=operator, broker=broker, **about)
+        write()
 
 
 def entries(log: AuditLog, since: float | None = None) -> Iterator[AuditEntry]:

@@ -38,7 +38,8 @@ class AuditEntry:
         target: the changed object, such as a queue or an id; "" for none.
         filter: the selection in words: ``queue webhooks, error ConnectError``.
         count: number of messages or entries that were changed; None if it is not known.
-        outcome: ``done``, or what happened instead: ``stopped``, ``failed: …``.
+        outcome: ``done``, or what happened instead: ``stopped``, ``failed: …``. ``running``: the
+            action has several steps, and writes another entry when it ends.
         at: when, UTC; set by the store.
     """
 

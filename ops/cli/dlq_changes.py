@@ -185,7 +185,7 @@ def _change(
         entry.count = 0
 
         def progress(count: int, before: int = 0) -> None:
-            entry.count = before + count
+            entry.progress(before + count)
             show(before + count)
 
         if not selection.ids:

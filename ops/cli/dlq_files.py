@@ -100,10 +100,13 @@ def import_dead_letters(
         else:
             entry = stack.enter_context(audited("dlq import"))
             show = stack.enter_context(progress_bar("imported", None))
+
+            def progress(_count: int) -> None:
+                entry.progress(reading.good)
+                show(reading.good)
+
             for queue, letters in groupby(reading.letters(), key=attrgetter("queue")):
-                added += inspector.add_dead(
-                    queue, letters, progress=lambda _count: show(reading.good)
-                )
+                added += inspector.add_dead(queue, letters, progress=progress)
                 entry.count = added
     counts = {"imported": added, "already_there": reading.good - added, "wrong": reading.wrong}
     if dry_run:

@@ -114,7 +114,7 @@ class _Task:
         change = inspector.replay if self.action == "replay" else inspector.delete_dead
 
         def progress(count: int) -> None:
-            entry.count = before + count
+            entry.progress(before + count)
             self.record = replace(self.record, done=before + count)
 
         entry.count = 0

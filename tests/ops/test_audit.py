@@ -80,6 +80,19 @@ def test_an_action_is_written_however_it_ends(
     assert (entry.count, entry.outcome, entry.filter) == (5, outcome, "queue webhooks")
 
 
+def test_an_action_of_many_steps_is_written_before_it_ends(log: MemoryAuditLog) -> None:
+    """A process that is killed leaves this entry."""
+    with audit.audited("dlq delete", filter="queue webhooks") as found:
+        found.progress(250)
+        assert not log.newest().entries  # it may have been all
+        for count in (500, 750):
+            found.progress(count)
+            (entry,) = log.newest().entries
+            assert (entry.count, entry.outcome, entry.filter) == (500, "running", "queue webhooks")
+    ended = [(each.count, each.outcome) for each in log.newest().entries]
+    assert ended == [(750, "done"), (500, "running")]
+
+
 @pytest.mark.parametrize(
     ("which", "words"),
     [
