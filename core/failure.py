@@ -17,6 +17,9 @@ from .process import current_pid
 
 #: Maximum number of causes in a record, and the maximum length of each.
 _MAX_CAUSES, _MAX_CAUSE = 5, 300
+#: Maximum length of each text, and number of places and causes: RabbitMQ takes headers of up to
+#: 128 KiB, and pages show many records.
+_MAX_TEXT, _MAX_TEXTS = 4_000, 20
 
 
 class Reason(StrEnum):
@@ -78,7 +81,7 @@ class Failure:
         return cls(
             reason=reason,
             error=f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
-            message=describe(error),
+            message=_cut(describe(error)),
             at=iso(now),
             attempt=attempt,
             worker=worker_name(),
@@ -111,7 +114,11 @@ class Failure:
         """
         if not isinstance(data, dict) or not isinstance(data.get("reason"), str):
             raise ValueError("expected a failure record with a reason, got something else")
-        known = {name: data[name] for name, kind in _KINDS.items() if type(data.get(name)) is kind}
+        known: dict[str, Any] = {
+            name: _cut(data[name]) if kind is str else data[name]
+            for name, kind in _KINDS.items()
+            if type(data.get(name)) is kind
+        }
         reason = data["reason"]
         is_known = reason in Reason._value2member_map_
         return cls(
@@ -123,7 +130,13 @@ class Failure:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
+    if not isinstance(value, list | tuple):
+        return ()
+    return tuple(str(each)[:_MAX_CAUSE] for each in value[:_MAX_TEXTS])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
 
 
 def _causes(error: BaseException) -> Iterator[str]:

@@ -201,3 +201,14 @@ def test_the_context_of_an_error_is_a_cause_and_a_circle_ends() -> None:
     assert error.__context__ is not None
     error.__context__.__cause__ = error
     assert Failure.of(error, reason=Reason.UNKNOWN, attempt=1, now=0).causes == ("ValueError",)
+
+
+def test_a_record_is_bounded() -> None:
+    """RabbitMQ takes headers of up to 128 KiB; a page shows many records."""
+    made = Failure.of(SinkPermanent("x" * 1_000_000), reason=Reason.PERMANENT, attempt=1, now=0)
+    assert len(made.message) == 4_000
+    assert made.message.endswith("x…")
+    long = ["x" * 1_000_000] * 1_000
+    hostile = {**made.to_json(), "message": long[0], "error": long[0], "where": long}
+    read = Failure.from_json({**hostile, "causes": long, "worker": long[0], "at": long[0]})
+    assert len(orjson.dumps(read.to_json())) < 60_000
