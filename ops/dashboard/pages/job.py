@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from werkzeug import Response
@@ -35,6 +36,8 @@ _NOT_DEAD = (
 )
 #: The names of outcomes on the page.
 _OUTCOMES = {RETRY: "retried", DEFER: "deferred", DEAD: "dead-lettered"}
+#: Held from reading a dead letter until it is deleted: a second click would send the job twice.
+_sending_edited = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,12 @@ def edit(view: View) -> Response:
 
 
 def replay_edited(view: View) -> Response:
-    """Send the edited job and delete its dead letter."""
+    """Send the edited job and delete its dead letter; for the first of several such forms only."""
+    with _sending_edited:
+        return _replay_edited(view)
+
+
+def _replay_edited(view: View) -> Response:
     queue, id = view.id_field("queue"), view.id_field("id")
     entry = _dead(view, queue, id)
     if isinstance(entry, Response):

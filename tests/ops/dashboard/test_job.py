@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import dramatiq
 import pytest
+from werkzeug.test import Client
 
 from formrelay.ops.audit import open_log
 from formrelay.ops.dashboard.access import Role
@@ -264,3 +267,20 @@ def test_the_search_for_caused_jobs_is_bounded_fair_and_left_out_of_refreshes(
     assert len({row[0] for row in caused(text)}) == 50
     refresh = site.client.get("/job?id=p1", headers={"X-Formrelay-Refresh": "1"})
     assert (refresh.status_code, 'id="caused"' in refresh.text) == (200, False)
+
+
+def test_the_edited_job_is_sent_once_by_forms_at_the_same_time(site: Site) -> None:
+    site.add("webhooks", "dead", "d1", options={"failure": FAILURE})
+    call = json.dumps({"args": [], "kwargs": {"payload": 1}})
+    data = {"queue": "webhooks", "id": "d1", "call": call}
+    barrier = Barrier(4)
+
+    def send(_number: int) -> int:
+        client = Client(site.client.application)
+        barrier.wait(60)
+        return client.post("/job/replay-edited", data=data, headers=ORIGIN).status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(send, range(4))) == {303}
+    counts = site.broker.inspector.counts("webhooks")
+    assert (counts.waiting, counts.dead) == (1, 0)
