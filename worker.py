@@ -2,7 +2,7 @@
 
 import dramatiq
 
-from .ops.boot import boot
+from .ops.worker.boot import boot
 
 broker = boot()
 dramatiq.set_broker(broker)

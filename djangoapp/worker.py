@@ -10,7 +10,7 @@ import django
 
 django.setup()
 
-from ..ops.boot import boot  # noqa: E402 - the settings must be loaded first
+from ..ops.worker.boot import boot  # noqa: E402 - the settings must be loaded first
 from .connections import DatabaseConnections  # noqa: E402
 from .discovery import declare_all  # noqa: E402
 from .outbox import check_sends_jobs  # noqa: E402

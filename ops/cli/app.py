@@ -15,8 +15,8 @@ import typer
 from typer.main import get_command
 
 from ... import __version__
-from ..boot import NOT_FINE, one_line_errors
 from ..output import say, say_error
+from ..worker.boot import NOT_FINE, one_line_errors
 from . import dlq, email, events, jobs, queues, sheets, suppressions, webhooks
 from .audit import audit
 from .bounces import bounces

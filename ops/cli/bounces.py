@@ -21,9 +21,9 @@ from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import BrokerError, ConfigError, NotNow, SinkError, describe
 from ...state import make_bounce_rates, make_journal, make_suppressions
-from ..boot import NOT_FINE
 from ..logs import setup_logging
 from ..output import print_json, say, say_error
+from ..worker.boot import NOT_FINE
 from .options import JsonOption, parse_duration
 from .shared_state import shared_state
 

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from ...core.errors import NotConfigured
-from ..boot import NOT_FINE
 from ..host import get_host
 from ..output import print_document, print_json, print_table, say_error
+from ..worker.boot import NOT_FINE
 from .options import JsonOption
 
 

@@ -15,8 +15,8 @@ import typer
 from ...brokers import DeadFilter, Inspector
 from ...brokers.inspection import Extent
 from ..audit import audited, filter_words, id_words
-from ..boot import NOT_FINE
 from ..output import print_json, progress_bar, say, say_error
+from ..worker.boot import NOT_FINE
 from .candidates import dead_letter_ids
 from .confirm import YesOption, can_ask, confirm
 from .dead_filter import resolve, with_filter

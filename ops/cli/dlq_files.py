@@ -18,8 +18,8 @@ from ...brokers.inspection import Extent
 from ...brokers.saved_letters import BadLetter, SavedLetter
 from ...core.errors import ConfigError
 from ..audit import audited
-from ..boot import NOT_FINE
 from ..output import json_line, print_json, print_json_line, progress_bar, say, say_error
+from ..worker.boot import NOT_FINE
 from .dead_filter import note_extent, with_filter
 from .options import DryRunOption, JsonOption, note_hidden_queues, open_inspector
 

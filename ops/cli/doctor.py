@@ -14,7 +14,6 @@ from ...actors import declare_actors
 from ...brokers import get_broker
 from ...config import get_settings
 from ...core.errors import FormrelayError
-from .. import boot
 from ..doctor.email import check_smtp
 from ..doctor.endpoints import check_endpoints
 from ..doctor.finding import Finding
@@ -23,7 +22,8 @@ from ..doctor.reports import check_reports
 from ..doctor.servers import check_versions
 from ..output import print_json, print_table
 from ..reachability import connect_to_api, is_embedded_clickhouse, reach
-from ..time_limits import exceeding_time_limits
+from ..worker import boot
+from ..worker.time_limits import exceeding_time_limits
 from .candidates import queue_names
 from .options import JsonOption
 

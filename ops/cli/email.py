@@ -12,8 +12,8 @@ import typer
 
 from ...config import EmailSettings, Settings, get_settings
 from ...core.errors import ConfigError, InvalidJob, NotConfigured
-from ..boot import NOT_FINE
 from ..output import print_document, print_json, print_table, say
+from ..worker.boot import NOT_FINE
 from .options import JsonOption
 
 if TYPE_CHECKING:

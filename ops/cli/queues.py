@@ -11,7 +11,6 @@ import typer
 from ...brokers import Inspector, QueueCounts, get_broker
 from ...core.errors import BrokerError, ConfigError, describe
 from ..audit import audited
-from ..boot import NOT_FINE
 from ..output import (
     NOT_AVAILABLE,
     age,
@@ -23,6 +22,7 @@ from ..output import (
     say_error,
 )
 from ..status_json import worker_to_json
+from ..worker.boot import NOT_FINE
 from .candidates import queue_names
 from .confirm import YesOption, confirm
 from .options import DryRunOption, JsonOption, open_inspector

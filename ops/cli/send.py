@@ -14,9 +14,9 @@ import typer
 from ...actors import declare_actors
 from ...brokers import get_broker
 from ...core.errors import BrokerError, ConfigError, InvalidJob
-from ..boot import NOT_FINE
 from ..output import counting, print_json, say, say_error
 from ..sending import Line, Sender, find_target, make_message, parse, split
+from ..worker.boot import NOT_FINE
 from .candidates import targets
 from .options import DryRunOption, JsonOption
 

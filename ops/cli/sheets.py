@@ -15,8 +15,8 @@ from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import FormrelayError, InvalidJob
 from ...core.printable import shown_id
 from ..audit import audited, record
-from ..boot import NOT_FINE
 from ..output import age, print_json, print_table, say
+from ..worker.boot import NOT_FINE
 from .candidates import connection_ids
 from .confirm import YesOption, confirm
 from .options import JsonOption, id_argument, only_match

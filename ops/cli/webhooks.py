@@ -15,9 +15,9 @@ from ...core.errors import ConfigError, SinkError
 from ...core.failure import Reason
 from ...core.printable import shown_id
 from ..audit import record
-from ..boot import NOT_FINE
 from ..output import print_json, print_table, say, say_error
 from ..resending import NoSuchWebhook, message_ids, resend_webhook
+from ..worker.boot import NOT_FINE
 from . import endpoints
 from .options import CANDIDATES, JsonOption, LimitOption, id_argument, only_match
 

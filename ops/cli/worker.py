@@ -7,9 +7,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ..boot import become_workers
 from ..host import get_host
 from ..own_actors import import_actors
+from ..worker.boot import become_workers
 from .candidates import queue_names
 from .options import ImportOption
 
@@ -76,6 +76,6 @@ def worker(
 
     if not reload:
         start()
-    from ..reloading import run_with_reload
+    from ..worker.reloading import run_with_reload
 
     raise typer.Exit(run_with_reload(start, Path(folders[0]) if folders else Path.cwd()))

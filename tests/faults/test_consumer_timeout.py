@@ -13,7 +13,7 @@ import pytest
 
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
-from formrelay.ops.time_limits import exceeding_time_limits
+from formrelay.ops.worker.time_limits import exceeding_time_limits
 from tests.support.command import run
 from tests.support.harness import Harness
 from tests.support.servers.rabbitmq import RabbitServer

@@ -25,7 +25,9 @@ def test_importing_reads_no_configuration_makes_no_broker_and_starts_no_thread(
     tmp_path: Path,
 ) -> None:
     names = modules()
-    assert {"formrelay.actors", "formrelay.actors.webhooks.actor", "formrelay.ops.boot"} <= {*names}
+    assert {"formrelay.actors", "formrelay.actors.webhooks.actor", "formrelay.ops.worker.boot"} <= {
+        *names
+    }
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.fresh_import"],
         input="\n".join(names),

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ....core.errors import FormrelayError
 from ....core.printable import printable
-from ....ops.boot import become_workers, exit_status
+from ....ops.worker.boot import become_workers, exit_status
 from ...discovery import declare_all
 from ...outbox import check_sends_jobs
 from ...project_folders import project_folders

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from formrelay.actors.emails.access_token import make_token
 from formrelay.actors.emails.checks import problems_of_emails, problems_of_templates
 from formrelay.config import get_settings
-from formrelay.ops.boot import check_sinks
+from formrelay.ops.worker.boot import check_sinks
 from formrelay.sinks.oauth import Provider
 from tests.actors.conftest import Site
 from tests.actors.emails.wrong_templates import WRONG_TEMPLATES, write_wrong_templates

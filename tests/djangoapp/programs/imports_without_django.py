@@ -7,8 +7,8 @@ import sys
 if __name__ == "__main__":
     sys.modules["django"] = None  # type: ignore[assignment]
     import formrelay.actors
-    import formrelay.ops.boot
     import formrelay.ops.cli
     import formrelay.ops.cli.app
+    import formrelay.ops.worker.boot
 
     assert not any(name.startswith("formrelay.djangoapp") for name in sys.modules)

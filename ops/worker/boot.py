@@ -16,9 +16,9 @@ from typing import NoReturn
 import dramatiq
 from dramatiq.middleware import Middleware
 
-from ..brokers import RelayBroker, get_broker
-from ..config import LoggingSettings, Settings, get_settings
-from ..core.errors import (
+from ...brokers import RelayBroker, get_broker
+from ...config import LoggingSettings, Settings, get_settings
+from ...core.errors import (
     ConfigError,
     FormrelayError,
     InvalidJob,
@@ -26,14 +26,14 @@ from ..core.errors import (
     SinkTransient,
     SinkUnavailable,
 )
+from ..own_actors import import_actors
+from ..reachability import is_embedded_clickhouse
 from .banner import announce
 from .late_middleware import LateMiddleware
-from .own_actors import import_actors
-from .reachability import is_embedded_clickhouse
+from .process_output import close_worker_output, is_worker_process, setup_worker_output
+from .signals import ignore_copied_signal
 from .systemd import SystemdNotify
 from .time_limits import exceeding_time_limits
-from .worker_output import close_worker_output, is_worker_process, setup_worker_output
-from .worker_signals import ignore_copied_signal
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -51,7 +51,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except FormrelayError as error:
-        from .output import say_error  # not needed by a worker that starts
+        from ..output import say_error  # not needed by a worker that starts
 
         for line in str(error).split("\n"):
             say_error(f"formrelay: {line}")
@@ -176,7 +176,7 @@ def check_sinks(queues: Collection[str] | None, *, clickhouse: bool = True) -> d
     problems = missing_sinks(settings, queues)
     sends_emails = settings.smtp.url is not None and _takes(settings.emails.queue, queues)
     if sends_emails:
-        from ..actors.emails.checks import problems_of_emails
+        from ...actors.emails.checks import problems_of_emails
 
         problems += problems_of_emails()
     if problems:
@@ -204,11 +204,11 @@ def missing_sinks(settings: Settings, queues: Collection[str] | None) -> list[st
             f"expected CLICKHOUSE_URL for the queue of events, got none: set it, or {OTHER_QUEUES}"
         )
     if settings.smtp.url is None and queues and settings.emails.queue in queues:
-        from ..actors.emails.resources import missing_smtp_url
+        from ...actors.emails.resources import missing_smtp_url
 
         found.append(missing_smtp_url())
     if not settings.sheets.is_configured and queues and settings.sheets.queue in queues:
-        from ..actors.sheets.resources import missing_account
+        from ...actors.sheets.resources import missing_account
 
         found.append(missing_account())
     return found
@@ -256,8 +256,8 @@ def check_queues(queues: Collection[str] | None) -> None:
 
 def _check_emails() -> None:
     """Prepare everything but the SMTP server, which may be unavailable."""
-    from ..actors.emails.checks import problems_of_templates
-    from ..actors.emails.resources import email_resources
+    from ...actors.emails.checks import problems_of_templates
+    from ...actors.emails.resources import email_resources
 
     email_resources()
     queue = get_settings().emails.queue
@@ -273,7 +273,7 @@ def _check_emails() -> None:
 
 def _check_sheets() -> None:
     """Check everything but Google, which may be unavailable."""
-    from ..actors.sheets.resources import sheet_resources
+    from ...actors.sheets.resources import sheet_resources
 
     sheet_resources()
     if get_broker().state is None:
@@ -286,8 +286,8 @@ def _check_sheets() -> None:
 
 def _check_clickhouse() -> str:
     """Return why ClickHouse does not answer; an empty text if it does."""
-    from ..actors.resources import clickhouse, clickhouse_schema
-    from ..sinks.clickhouse import migrate
+    from ...actors.resources import clickhouse, clickhouse_schema
+    from ...sinks.clickhouse import migrate
 
     settings = get_settings()
     url = settings.clickhouse.secret("url")

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from .output import say_error
+from ..output import say_error
 
 #: Seconds between two looks at the files, and at the workers.
 _EVERY, _STEP = 0.5, 0.1

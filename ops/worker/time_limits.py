@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dramatiq.middleware import TimeLimit
 
-from ..brokers import RelayBroker
+from ...brokers import RelayBroker
 
 
 def exceeding_time_limits(broker: RelayBroker) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Dramatiq's command line, whose main process writes log lines as its workers do.
 
-``python -m formrelay.ops.dramatiq_command`` takes the arguments of ``dramatiq``.
+``python -m formrelay.ops.worker.dramatiq_command`` takes the arguments of ``dramatiq``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 
 from dramatiq import cli
 
-from ..config import LoggingSettings
-from .logs import setup_logging
-from .worker_output import log_unexpected_errors
+from ...config import LoggingSettings
+from ..logs import setup_logging
+from .process_output import log_unexpected_errors
 
 
 def main() -> int:

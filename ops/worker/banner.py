@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ..brokers import get_broker
-from ..config import Settings, get_settings
-from ..config.urls import mask
-from .logs import setup_logging
-from .output import say_error
-from .reachability import (
+from ...brokers import get_broker
+from ...config import Settings, get_settings
+from ...config.urls import mask
+from ..logs import setup_logging
+from ..output import say_error
+from ..reachability import (
     Reach,
     connect_to,
     connect_to_api,
@@ -153,7 +153,7 @@ def _state(settings: Settings) -> _Configured:
     url = settings.broker.secret("state_url")
 
     def ping() -> None:
-        from ..state.redis.connection import translated
+        from ...state.redis.connection import translated
 
         with translated(state.where):
             state.client.ping()
@@ -170,6 +170,6 @@ def _sink(name: str, url: str | None, probe: Callable[[], object] | None) -> _Co
 
 
 def _ping_clickhouse() -> None:
-    from ..actors.resources import clickhouse
+    from ...actors.resources import clickhouse
 
     clickhouse().ping()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from formrelay.config import SystemdSettings
-from formrelay.ops.systemd import SystemdNotify
+from formrelay.ops.worker.systemd import SystemdNotify
 from formrelay.testing import MemoryBroker
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until

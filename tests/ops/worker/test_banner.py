@@ -20,7 +20,7 @@ from tests.support.command import Program, clean_environment, run_python
 
 CODE = """
 from formrelay.actors import declare_actors
-from formrelay.ops.banner import announce
+from formrelay.ops.worker.banner import announce
 declare_actors()
 announce(['webhooks', 'events'], processes=2, threads=8, problems={'ClickHouse': 'went home'})
 """

@@ -15,13 +15,13 @@ from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any
 
-from ..config import LoggingSettings
-from ..core.clock import SYSTEM_CLOCK, iso
-from ..core.failure import worker_name
-from ..core.log_fields import LEVEL, LOGGER, MESSAGE, TIME, WORKER
-from ..core.log_handler import LineHandler
-from ..core.log_writer import LogWriter
-from .logs import Encode, encoder, setup_logging
+from ...config import LoggingSettings
+from ...core.clock import SYSTEM_CLOCK, iso
+from ...core.failure import worker_name
+from ...core.log_fields import LEVEL, LOGGER, MESSAGE, TIME, WORKER
+from ...core.log_handler import LineHandler
+from ...core.log_writer import LogWriter
+from ..logs import Encode, encoder, setup_logging
 
 logger = logging.getLogger("formrelay.workers")
 

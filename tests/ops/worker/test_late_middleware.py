@@ -7,7 +7,7 @@ from typing import Any
 import dramatiq
 from dramatiq.brokers.stub import StubBroker
 
-from formrelay.ops.late_middleware import LateMiddleware
+from formrelay.ops.worker.late_middleware import LateMiddleware
 
 
 class Counting(dramatiq.Middleware):

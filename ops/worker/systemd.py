@@ -13,10 +13,10 @@ from datetime import timedelta
 import dramatiq
 from dramatiq.middleware import Middleware
 
-from ..config import SystemdSettings
-from ..core.errors import describe
-from ..core.periodic import Periodic
-from ..middleware.worker_report import longest_stall, running_consumers
+from ...config import SystemdSettings
+from ...core.errors import describe
+from ...core.periodic import Periodic
+from ...middleware.worker_report import longest_stall, running_consumers
 
 logger = logging.getLogger("formrelay.workers")
 
