@@ -23,6 +23,9 @@ from .attempt_history import records_in
 from .entries import Entry
 from .envelope import encode, priority_in, undecodable_bytes, without_options
 
+#: A message of this size in bytes is small: every broker accepts it.
+_SMALL = 16 * 1024
+
 
 def form_ids(message: Message[Any]) -> set[str]:
     """Return the ids of the forms in a message, or in the parts of a frozen batch."""
@@ -69,24 +72,32 @@ def timestamp_in(body: bytes | None) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def encode_for_replay(message: Message[Any], failure: Failure | None = None) -> bytes:
+def encode_for_replay(
+    message: Message[Any], failure: Failure | None = None, *, size: int = 0
+) -> bytes:
     """Encode a dead letter for its replay.
 
     Undecodable bytes are returned unchanged; other messages lose their failure, their number of
     attempts, their eta, and that they were redelivered before: somebody wants all of it tried anew.
-    They keep the records of their attempts, for people.
+    They keep the records of their attempts, for people. A large message keeps them only if it does
+    not become larger, since the broker may refuse a message that is larger than the dead letter.
 
     Args:
         failure: the failure of the dead letter, if it is not in the message.
+        size: size of the dead letter in bytes.
     """
     data = undecodable_bytes(message)
     if data is not None:
         return data
     records = records_in(message, failure, outcome=DEAD)
     message = without_options(message, FAILURE, RETRIES, REQUEUED, REDELIVERED, "eta")
-    if records:
-        message.options[ATTEMPT_HISTORY] = records
-    return encode(message)
+    if not records:
+        return encode(message)
+    message.options[ATTEMPT_HISTORY] = records
+    body = encode(message)
+    if len(body) <= max(size, _SMALL):
+        return body
+    return encode(without_options(message, ATTEMPT_HISTORY))
 
 
 def for_replay(letter: Entry) -> tuple[bytes, int | None]:
@@ -94,7 +105,7 @@ def for_replay(letter: Entry) -> tuple[bytes, int | None]:
 
     Bytes that cannot be decoded may be JSON with a priority all the same.
     """
-    body = encode_for_replay(letter.message, letter.failure)
+    body = encode_for_replay(letter.message, letter.failure, size=len(letter.raw))
     try:
         options = orjson.loads(body)["options"]
     except (orjson.JSONDecodeError, KeyError, TypeError):

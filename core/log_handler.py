@@ -27,9 +27,6 @@ class LineHandler(logging.Handler):
         self.writer = writer
         self.encode = encode
 
-    def createLock(self) -> None:
-        self.lock = None  # the writer is thread-safe
-
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)

@@ -106,17 +106,18 @@ class Audited:
     count: int | None = None
     outcome: str = "done"
     _write: Callable[[], None] = lambda: None
-    _steps: int = 0
+    _is_written: bool = False
 
     def progress(self, count: int) -> None:
         """Set the count after each step of an action of many steps.
 
-        The second step writes an entry with the outcome ``running``: a process that is killed
-        would leave none. Most actions have only one step.
+        The second step that changes something writes an entry with the outcome ``running``: a
+        process that is killed would leave none. Most actions have only one step.
         """
+        is_later = self.count is not None and 0 < self.count < count
         self.count = count
-        self._steps += 1
-        if self._steps == 2:
+        if is_later and not self._is_written:
+            self._is_written = True
             outcome, self.outcome = self.outcome, "running"
             self._write()
             self.outcome = outcome

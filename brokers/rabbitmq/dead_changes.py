@@ -18,8 +18,8 @@ from ..inspection import Action
 from . import codec
 from .client import Publication, RabbitClient
 from .dead_letters import DeadLetterReader
-from .dead_lock import exclusive_access
-from .dead_moves import Letter, LetterMover, marker, remove_marker
+from .dead_lock import exclusive_access, marker, remove_marker
+from .dead_moves import Letter, LetterMover
 from .deaths import decoded
 
 #: Number of dead letters that RabbitMQ sends ahead: they are hidden too.

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 from pika import spec
@@ -34,7 +35,7 @@ from ..entries import Entry
 from ..errors import BrokerRefused, BrokerUnavailable
 from . import codec
 from .client import RabbitClient
-from .dead_lock import exclusive_access
+from .dead_lock import exclusive_access, marker
 from .deaths import decoded
 from .queue_status import ready_count
 
@@ -94,8 +95,10 @@ def read_dead_letters(
             is_overdue = reader.held_for > HOLD_SECONDS
             if is_overdue or size > _MAX_BUFFERED_BYTES or any(map(until, chunk)):
                 break
+        was_killed = reader.control.find(marker(queue, passive=True)) is not None
     now = client.clock.time()
-    letters = _each_once(contents, lambda content: decoded(content, queue, job_types, now=now))
+    decode = partial(decoded, queue=queue, job_types=job_types, now=now)
+    letters = _each_once(contents, decode) if was_killed else map(decode, contents)
     return Reading(
         [letter for letter in letters if matches(letter)],
         len(contents),

@@ -62,3 +62,14 @@ def _claim(connection: Connection, name: str, queue: str, deadline: float) -> No
 def _release(connection: Connection, name: str) -> None:
     with suppress(BrokerUnavailable, BrokerRefused):
         connection.call(spec.Queue.Delete(queue=name))
+
+
+def marker(queue: str, *, passive: bool = False) -> spec.Exchange.Declare:
+    """The declaration of the exchange that exists while letters of ``queue`` are moved."""
+    name = f"formrelay.look.moving.{queue}"
+    return spec.Exchange.Declare(exchange=name, type="direct", durable=True, passive=passive)
+
+
+def remove_marker(connection: Connection, queue: str) -> None:
+    """Note that no letter of ``queue`` is in the dead-letter queue twice."""
+    connection.call(spec.Exchange.Delete(exchange=marker(queue).exchange))

@@ -19,7 +19,6 @@ from datetime import timedelta
 from typing import TypeAlias
 
 import orjson
-from pika import spec
 
 from ...core.failure import Failure
 from ..entries import Entry
@@ -29,6 +28,7 @@ from . import codec
 from .client import FAILURE_HEADER, Publication, RabbitClient
 from .connection import Connection
 from .dead_letters import CHUNK, DeadLetterReader
+from .dead_lock import marker, remove_marker
 
 #: A dead letter as it was received, and decoded.
 Letter: TypeAlias = tuple[codec.Content, Entry]
@@ -115,17 +115,6 @@ class LetterMover:
             return None
         age = timedelta(seconds=max(0.0, self._client.clock.time() - entry.died))
         return max(1_000, int((topology.retention - age) / timedelta(milliseconds=1)))
-
-
-def marker(queue: str, *, passive: bool = False) -> spec.Exchange.Declare:
-    """The declaration of the exchange that exists while letters of ``queue`` are moved."""
-    name = f"formrelay.look.moving.{queue}"
-    return spec.Exchange.Declare(exchange=name, type="direct", durable=True, passive=passive)
-
-
-def remove_marker(connection: Connection, queue: str) -> None:
-    """Note that no letter of ``queue`` is in the dead-letter queue twice."""
-    connection.call(spec.Exchange.Delete(exchange=marker(queue).exchange))
 
 
 def recorded(failure: Failure) -> str:

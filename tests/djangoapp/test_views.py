@@ -134,7 +134,7 @@ def test_the_dashboard_shows_queues_and_dead_letters_and_no_payload(full_site: H
     policy = answer.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
     newest = staff.get(f"{full_site.url}/{DASHBOARD}queue?name=dying&state=dead", timeout=30).text
-    assert "newest 50 of 62" in newest
+    assert "newest first" in " ".join(newest.split())
     assert "&lt;script&gt;alert(61)&lt;/script&gt; &amp; &#34;more&#34;" in newest
     assert len(numbers(newest)) == 50
     assert {57, 58, 59, 60, 61} <= numbers(newest)

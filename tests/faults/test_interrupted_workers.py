@@ -114,13 +114,14 @@ def test_sigterm_for_every_process_lets_the_job_end(
 ) -> None:
     """As ``timeout`` and systemd's ``KillMode=control-group`` send it."""
     (tmp_path / "mine.py").write_text(ACTORS)
+    os.mkfifo(tmp_path / "go")
     env = {"REDIS_URL": redis_url, "BROKER_NAMESPACE": unique}
     run("send", "work", '"job"', "--import", "mine", cwd=tmp_path, env=env)
     worker = Terminal(tmp_path, env)
     wait_until((tmp_path / "log").exists)
     wait_until(worker.catches_ctrl_c)
     os.killpg(worker.child, signal.SIGTERM)
-    (tmp_path / "go").touch()
+    (tmp_path / "go").write_text("")
     output = worker.wait()
     assert "Killing worker process" not in output
     assert output.count("Worker has been shut down") == 2

@@ -48,7 +48,8 @@ class Broker:
         self.store = store
         self.reports = MemoryWorkerReports()
         self.actors: dict[str, Any] = {}
-        self.broker, self.consumers = self, {"q": None}  # it stands for its worker too
+        # It stands for its worker and for its consumer thread too.
+        self.broker, self.consumers, self.running = self, {"q": self}, False
 
     def history(self) -> Store:
         return self.store

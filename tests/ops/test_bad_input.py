@@ -89,9 +89,9 @@ def test_a_wrong_clickhouse_password_stops_the_worker_at_its_start(
     }
     command = ["worker"] if program == "formrelay" else ["formrelay.worker", "--processes", "1"]
     done = run(*command, program=program, cwd=tmp_path, env=env)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("formrelay: ")]
-    assert len(lines) == 1
-    assert "check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD" in lines[0]
+    (line,) = [line for line in done.stderr.splitlines() if "formrelay: " in line]
+    assert "check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD" in line
+    assert line.startswith("{" if program == "dramatiq" else "formrelay: ")
     assert "a-wrong-one" not in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == 2

@@ -168,14 +168,15 @@ def test_a_test_email_needs_its_settings(tmp_path: Path, env: dict[str, str], me
 
 
 def _smtp_findings(tmp_path: Path, status: int, **env: str) -> list[tuple[str, str]]:
-    queues = ("--queue", "emails") if "SMTP_URL" in env else ("--queue", "webhooks")
-    done = run("doctor", *queues, "--json", cwd=tmp_path, env={"BROKER": "embedded", **env})
+    done = run(
+        "doctor", "--queue", "emails", "--json", cwd=tmp_path, env={"BROKER": "embedded", **env}
+    )
     assert done.returncode == status, done.stderr
     return [(one["state"], one["says"]) for one in json.loads(done.stdout) if one["what"] == "smtp"]
 
 
 def test_doctor_says_that_no_emails_are_sent(tmp_path: Path) -> None:
-    ((state, says),) = _smtp_findings(tmp_path, 0)
+    ((state, says),) = _smtp_findings(tmp_path, 1)  # a worker of this queue does not start
     assert state == "weak"
     assert says.startswith("SMTP_URL is not set")
 
