@@ -14,6 +14,7 @@ from formrelay.actors.webhooks.delivery_rates import DeliveryRate
 from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.actors.webhooks.resources import make_registry
 from formrelay.brokers import State
+from formrelay.config import Settings
 from formrelay.core.errors import SinkUnavailable
 from formrelay.ops.dashboard import endpoint_list
 from formrelay.ops.dashboard.access import Role
@@ -56,7 +57,8 @@ def test_failing_endpoints_are_shown_with_their_breaker(site: Site) -> None:
 def test_without_clickhouse_the_page_says_what_is_missing(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    settings = Settings.load({"REDIS_URL": "redis://127.0.0.1:1"}, env_file=None)
+    monkeypatch.setattr(endpoint_list, "get_settings", lambda: settings)
     text = site.page("/webhooks")
     assert "from the delivery log in ClickHouse: CLICKHOUSE_URL is not set." in text
     assert "No endpoints." in text
