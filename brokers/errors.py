@@ -27,7 +27,7 @@ class NotAvailable(BrokerError):
 
     Args:
         what: the operation.
-        todo: what to do, or what is available instead.
+        todo: the next step, or an alternative.
     """
 
     def __init__(self, what: str, todo: str = "") -> None:

@@ -64,8 +64,10 @@ class Inspector(DeadLetterInspector):
         self.other_queues()
 
     def degraded(self) -> str | None:
-        """Say why answers are less complete than configured, and what is missing; None: they are
-        as configured."""
+        """Return which configured source of information fails, and which numbers are missing.
+
+        None if no source fails.
+        """
         return None
 
     def scheduled_in_all(self) -> int | None:

@@ -1,7 +1,7 @@
 """The public names of the fields in log lines.
 
-They are those of the systems that formrelay replaced (``time``, ``level``, ``worker``, ``msg``,
-``jobId``, ``duration``), and others in the same spelling. Programs depend on them.
+``time``, ``level``, ``worker``, ``msg``, ``jobId`` and ``duration`` are the names of the systems
+that formrelay replaced; the other names have the same spelling. Programs depend on all of them.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def _paused_sinks(workers: Iterable[dramatiq.Worker]) -> tuple[PausedSink, ...]:
 
 
 def running_consumers(workers: Iterable[dramatiq.Worker]) -> list[HasProgress]:
-    """The consumers from which Dramatiq asks messages now; not those of paused queues."""
+    """The consumers that Dramatiq asks for messages; consumers of paused queues are left out."""
     threads = [thread for worker in workers for thread in list(worker.consumers.values())]
     found: list[Any] = [each.consumer for each in threads if each.running and not each.paused]
     return [each for each in found if isinstance(each, HasProgress) and not each.is_closing]

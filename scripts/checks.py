@@ -101,7 +101,14 @@ PROCESSES = 5
 #: have virtual hosts of their own, but the tests of Redis empty it. A ClickHouse starts in 0.1 s.
 SHARED = ["rabbitmq"]
 #: Programs besides servers, for examples/publishers and the tests with a browser -> Debian package.
-PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
+PROGRAMS = {
+    "node": "nodejs",
+    "npm": "npm",
+    "chromium": "chromium",
+    # For the completion of commands:
+    "zsh": "zsh",
+    "fish": "fish",
+}
 #: Of any mail server, in Debian.
 SENDMAIL = Path("/usr/sbin/sendmail")
 POLICY = Path("/usr/sbin/policy-rc.d")

@@ -36,7 +36,7 @@ class DomainRate:
 
 
 def domain_rates(rates: BounceRates, limit: int) -> list[DomainRate]:
-    """Return the domains and hours with bounces, those that look like outages first."""
+    """Return the domains and hours with bounces; likely outages first."""
     found = []
     for each in rates.recent(MAX_RECENT):
         domain, _, hour = each.group.partition("\n")
@@ -46,7 +46,7 @@ def domain_rates(rates: BounceRates, limit: int) -> list[DomainRate]:
 
 
 def looks_like_outage(rate: BounceRate) -> bool:
-    """Whether so many addresses of a domain do not exist that the domain has an outage."""
+    """Whether the share of unknown addresses is so high that the domain probably has an outage."""
     return rate.bounced > MIN_BOUNCES and rate.bounced > MAX_BOUNCED * rate.sent
 
 

@@ -135,6 +135,6 @@ def resolve(
 
 
 def all_letters(inspector: Inspector, queue: str | None) -> Iterator[Entry]:
-    """Yield all dead letters; RabbitMQ moves those of a long queue."""
+    """Yield all dead letters; RabbitMQ moves the dead letters of a long queue."""
     extent = Extent(whole_queues=True)
     return inspector.dead_letters(DeadFilter(queue), limit=None, extent=extent)

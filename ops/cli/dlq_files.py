@@ -82,7 +82,7 @@ def import_dead_letters(
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Add the dead letters of an export; skip those that exist already.
+    """Add the dead letters of an export; skip dead letters that exist already.
 
     Invalid lines are named on standard error and skipped; the exit status is
     then 1.

@@ -16,6 +16,7 @@ import redis
 from formrelay.brokers.redis.keys import Keys
 from tests.ops.shell import Shell
 from tests.support.command import clean_environment, run_python
+from tests.support.missing import skip_or_fail
 from tests.support.waiting import wait_until
 
 MAIN = "import sys; sys.argv[0] = 'formrelay'; from formrelay.ops.cli import main; main()"
@@ -129,7 +130,7 @@ def in_fish(words: str) -> list[str]:
 def test_a_shell_completes_queues(shell: Shell, run_in: Callable[[str], list[str]]) -> None:
     command = run_in("formrelay queues pause o")
     if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
+        skip_or_fail(f"{command[0]} is not installed")
     found = wait_until(lambda: "own-queue" in (shown := complete(shell, command)) and shown)
     assert "webhooks" not in found
     assert not (shell.folder / "pwned").exists()
