@@ -6,7 +6,6 @@ Middleware that skips a message before its actor runs sets the outcome itself, u
 from __future__ import annotations
 
 import logging
-import traceback
 from datetime import timedelta
 from typing import Any, TypeGuard
 
@@ -18,6 +17,7 @@ from ..core.errors import FormrelayError, InvalidPolicy, PartsFailed, describe
 from ..core.failure import Failure, Reason
 from ..core.outcomes import DONE, Dead, Defer, Done, Outcome, Retry, classify, undecided
 from ..core.retry import RetryPolicy
+from ..core.tracebacks import traceback_text
 from .delivery import REQUEUED, RETRIES, TRACEBACK, Batch, Delivery
 from .policies import DEFAULTS, make_policy, policy_of
 
@@ -136,7 +136,7 @@ def is_deferred(delivery: Delivery) -> bool:
 
 def _count_failure(delivery: Delivery, error: BaseException, now: float) -> None:
     """Set the options by which stock Dramatiq tells hooks and callbacks of a failed attempt."""
-    text = "".join(traceback.format_exception(error, limit=30))
+    text = traceback_text(error, limit=30)
     counted = {RETRIES: delivery.attempt, TRACEBACK: text, REQUEUED: to_millis(now)}
     delivery.options.update(counted)
 

@@ -7,11 +7,12 @@ that asks for a server's fixture gets the mark of that kind of server.
 from __future__ import annotations
 
 import base64
+import gc
 import os
 import secrets
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -176,6 +177,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RanCheck(config, required=in_ci()))
     if share := share_asked_for():
         config.pluginmanager.register(share, SHARE)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Load a test file without garbage collection.
+
+    Python before 3.11.8 cannot compile a file while a finalizer parses code (cpython 106905), and
+    pytest does so for an error in a finalizer.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def _server_url(kind: str, variable: str) -> str:

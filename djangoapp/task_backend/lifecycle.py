@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from datetime import timedelta
-from traceback import format_exception
 from typing import Any
 
 import dramatiq
@@ -13,6 +12,7 @@ from dramatiq.middleware import Middleware, SkipMessage
 
 from ...core.failure import worker_name
 from ...core.outcomes import Dead, Defer, Done
+from ...core.tracebacks import traceback_text
 from ...middleware.delivery import RETRIES, Delivery
 from . import api
 from .message import path_of, result_of, set_fields
@@ -126,7 +126,7 @@ def _earlier_workers(message: Delivery, earlier: Any) -> list[str]:
 
 
 def _task_error(error: BaseException) -> Any:
-    text = "".join(format_exception(error))[-_MAX_TRACEBACK:]
+    text = traceback_text(error)[-_MAX_TRACEBACK:]
     # As with Django's own backends, the error of a return value that is not JSON is a TypeError.
     if isinstance(error, NotJsonResult) and error.__cause__ is not None:
         error = error.__cause__

@@ -6,7 +6,6 @@ Exit status: 0 fine, 1 the thing asked about is not fine, 2 wrong use.
 from __future__ import annotations
 
 import sys
-import traceback
 from functools import cache
 from types import TracebackType
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ import typer
 from typer.main import get_command
 
 from ... import __version__
+from ...core.tracebacks import traceback_text
 from ..output import say, say_error
 from ..worker.boot import NOT_FINE, one_line_errors
 from . import dlq, email, events, jobs, queues, sheets, suppressions, webhooks
@@ -109,10 +109,10 @@ def _print_usage_error(error: Any) -> None:
 
 
 def _print_traceback(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    _kind: type[BaseException], error: BaseException, _places: TracebackType | None
 ) -> None:
     """Print a traceback escaped: the text of an exception may come from outside."""
-    say_error("".join(traceback.format_exception(kind, error, trace)).rstrip())
+    say_error(traceback_text(error).rstrip())
 
 
 def _version(wanted: bool) -> None:
