@@ -15,6 +15,7 @@ from pydantic import (
 
 from ..config import get_settings
 from ..core.errors import (
+    DeferReason,
     NotNow,
     PartsFailed,
     SinkBusy,
@@ -113,7 +114,9 @@ def save_partial(jobs: list[Job[Partial]]) -> None:
                 # The other partials would fail too, each after a time-out.
                 if not kept:
                     raise
-                later = NotNow("the API is unavailable", after=_DEFER)
+                later = NotNow(
+                    "the API is unavailable", after=_DEFER, reason=DeferReason.SINK_UNAVAILABLE
+                )
                 failures |= dict.fromkeys((place for its in groups for place in its), later)
                 break
     fan_out(job for places in kept for job in _follow_up(jobs[places[-1]]))

@@ -24,7 +24,7 @@ from ..core.errors import FormrelayError, InvalidJob
 from ..core.server_info import ServerInfo
 from ..core.throttle import Throttle
 from ..middleware.causes import cause_of
-from ..middleware.delivery import CAUSED_BY
+from ..middleware.delivery import CAUSED_BY, DUE
 from ..middleware.idempotency import remember
 from ..state import (
     IdempotencyStore,
@@ -258,7 +258,10 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         check_message(message, self)
         due = _due(message, delay, to_millis(self.clock.time()))
         cause = cause_of(message)
-        body = encode(message) if cause is None else encode(message, {CAUSED_BY: cause})
+        options: dict[str, Any] = {} if cause is None else {CAUSED_BY: cause}
+        if due is not None:
+            options[DUE] = due
+        body = encode(message, options or None)
         if not getattr(actor, "sends_plain_json", False):
             check_exact(message)
         limit = self.options.max_message_bytes

@@ -209,7 +209,9 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             self.broker.history_recorder.count_batch(batch, outcome)
         else:
             self.apply(settlement, delivery)
-            self.broker.history_recorder.count(delivery.queue_name, outcome, delivery.took)
+            self.broker.history_recorder.count(
+                delivery.queue_name, delivery.actor_name, outcome, delivery.took
+            )
         for message, delay in retried:
             # Dramatiq enqueues a message that is retried. Only its signals are repeated here, so
             # what a hook changes in the message is not written, and a hook cannot refuse it.
@@ -329,7 +331,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
                 },
             )
             failure = Failure.undecodable(error, now=self.broker.clock.time())
-            self.broker.history_recorder.count(self.queue_name, Dead(failure), None)
+            self.broker.history_recorder.count(self.queue_name, "", Dead(failure), None)
             return _quarantined(data, tag, message_id, failure)
         eta = delivery.options.get("eta") if delivery.options else None
         if eta is not None:
@@ -365,7 +367,9 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             "dead-lettered a message whose workers died",
             extra={"queue": self.queue_name, "message_id": delivery.message_id, "deaths": deaths},
         )
-        self.broker.history_recorder.count(self.queue_name, Dead(failure), None)
+        self.broker.history_recorder.count(
+            self.queue_name, delivery.actor_name, Dead(failure), None
+        )
         return settlement_of(delivery, Dead(failure), now)
 
 

@@ -14,6 +14,7 @@ from ..middleware.delivery import (
     ARGS,
     ATTEMPT_HISTORY,
     BATCH,
+    DUE,
     FAILURE,
     REDELIVERED,
     REQUEUED,
@@ -90,7 +91,7 @@ def encode_for_replay(
     if data is not None:
         return data
     records = records_in(message, failure, outcome=DEAD)
-    message = without_options(message, FAILURE, RETRIES, REQUEUED, REDELIVERED, "eta")
+    message = without_options(message, FAILURE, RETRIES, REQUEUED, REDELIVERED, DUE, "eta")
     if not records:
         return encode(message)
     message.options[ATTEMPT_HISTORY] = records

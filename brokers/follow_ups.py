@@ -22,7 +22,7 @@ from typing import Any
 from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import Callbacks, GroupCallbacks, Middleware, Pipelines
 
-from ..core.errors import BrokerError, FormrelayError, InvalidJob, describe
+from ..core.errors import BrokerError, DeferReason, FormrelayError, InvalidJob, describe
 from ..core.failure import Failure, Reason
 from ..core.outcomes import Dead, Defer, Outcome
 from ..middleware import OF_THE_THREAD, Delivery, RetryExhausted
@@ -179,7 +179,8 @@ class FollowUp:
 
     def _requeue(self, error: Exception) -> None:
         """Requeue the job, because the worker stops: it runs again and sends its messages then."""
-        self._decide(Defer(timedelta(0), f"follow-up message not sent: {describe(error)}"))
+        why = f"follow-up message not sent: {describe(error)}"
+        self._decide(Defer(timedelta(0), why, DeferReason.STORE_UNAVAILABLE))
         self.delivery.goes_back = True
         self._unsent.clear()
         while self._hooks:

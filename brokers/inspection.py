@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from datetime import timedelta
 
 from .dead_inspection import Action, DeadLetterInspector
 from .entries import Entry, Page, QueueCounts, State, WorkerInfo
@@ -74,6 +75,18 @@ class Inspector(DeadLetterInspector):
         """Number of scheduled messages of all queues together, if the broker cannot count the
         scheduled messages of each; otherwise None."""
         return None
+
+    def due_counts(self, queues: Sequence[str], *, within: timedelta) -> dict[str, tuple[int, int]]:
+        """Count the scheduled messages of queues that are due, and that are due ``within`` a time.
+
+        Returns:
+            By queue: the number of due messages that no worker has made waiting yet, and the
+            number of messages due within the time, the due messages included.
+
+        Raises:
+            NotAvailable: the broker does not tell when scheduled messages are due.
+        """
+        raise NotAvailable("counting due messages")
 
     def without_worker(self, found: Iterable[QueueCounts]) -> set[str]:
         """Names of the queues whose waiting messages no live worker consumes.

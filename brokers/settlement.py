@@ -25,6 +25,7 @@ from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
 from ..core.past_attempts import MOST_BYTES, MOST_BYTES_OF_BATCH, PastAttempt, appended
 from ..middleware.delivery import (
     ATTEMPT_HISTORY,
+    DUE,
     FAILURE,
     REDELIVERED,
     REQUEUED,
@@ -249,6 +250,7 @@ def _scheduled(message: Message[Any], now: float, after: timedelta, *, keeps_id:
 def rescheduled(message: Message[Any], due: int, *, keeps_id: bool = True) -> Write:
     """Schedule a message for ``due`` (unix milliseconds)."""
     priority = priority_in(message.options)
+    message = message.copy(options={DUE: due})
     return Write(message.message_id, encode(message), due, priority, keeps_id=keeps_id)
 
 

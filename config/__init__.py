@@ -13,6 +13,7 @@ from .observability import LoggingSettings, MonitoringSettings, SystemdSettings
 from .settings import Settings, allow_no_broker, get_settings, use_settings, use_source
 from .sheets import SheetsSettings
 from .sinks import ApiSettings, ClickhouseSettings
+from .worker_http import WorkerHttpSettings
 from .workers import (
     EventSettings,
     PartialSettings,
@@ -38,6 +39,7 @@ __all__ = [
     "SubmissionSettings",
     "SystemdSettings",
     "WebhookSettings",
+    "WorkerHttpSettings",
     "WorkerSettings",
     "allow_no_broker",
     "get_settings",

@@ -25,6 +25,7 @@ from .sheets import SheetsSettings
 from .sinks import ApiSettings, ClickhouseSettings
 from .sources import Given, Sources
 from .types import Count, ModuleNames, Unit, parts, read
+from .worker_http import WorkerHttpSettings
 from .workers import (
     EventSettings,
     PartialSettings,
@@ -51,6 +52,7 @@ class Settings(Section):
     sheets: SheetsSettings = Field(default_factory=SheetsSettings)
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)
+    worker_http: WorkerHttpSettings = Field(default_factory=WorkerHttpSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     systemd: SystemdSettings = Field(default_factory=SystemdSettings)
     worker_concurrency: Count = Field(

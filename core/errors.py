@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
+from enum import StrEnum
 from typing import Any
 
 
@@ -78,16 +79,49 @@ class BrokerError(FormrelayError):
     """The broker did not execute an operation."""
 
 
+class DeferReason(StrEnum):
+    """Why a job is deferred: the closed set of reasons, by which deferrals are counted."""
+
+    #: An actor raised ``NotNow`` without a reason.
+    ACTOR = "actor"
+    #: A limit or quota of calls or e-mails is reached.
+    RATE_LIMIT = "rate_limit"
+    CIRCUIT_OPEN = "circuit_open"
+    #: The maximum number of deliveries, batches or connections is in use.
+    BUSY = "busy"
+    #: Another worker runs the job, or a job with the same key.
+    RUNNING_ELSEWHERE = "running_elsewhere"
+    SINK_UNAVAILABLE = "sink_unavailable"
+    SINK_BUSY = "sink_busy"
+    #: An operator has to act: a table, a permission or a connection is missing.
+    SINK_UNREADY = "sink_unready"
+    #: The shared store or the broker failed.
+    STORE_UNAVAILABLE = "store_unavailable"
+    #: The worker is stopping.
+    STOPPING = "stopping"
+
+
 class NotNow(FormrelayError):
     """The job cannot be tried now.
 
     Attributes:
         after: time until the next try.
+        reason: why, for metrics.
     """
 
-    def __init__(self, message: str | None = None, *, after: timedelta) -> None:
+    reason = DeferReason.ACTOR
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        after: timedelta,
+        reason: DeferReason | None = None,
+    ) -> None:
         super().__init__(message)
         self.after = _duration("after", after)
+        if reason is not None:
+            self.reason = DeferReason(reason)
 
 
 class SinkError(FormrelayError):

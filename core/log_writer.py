@@ -69,6 +69,7 @@ class LogWriter:
         with self._lock:
             if self._size + len(line) > self._most:
                 self._dropped += 1
+                _count_dropped()
                 return
             self._lines.append(line)
             self._size += len(line)
@@ -140,6 +141,19 @@ class LogWriter:
         return b"".join(lines)
 
 
+_dropped = 0
+
+
+def _count_dropped() -> None:
+    global _dropped
+    _dropped += 1
+
+
+def dropped_lines() -> int:
+    """Number of lines that all writers of this process have dropped, for metrics."""
+    return _dropped
+
+
 _writers: WeakSet[LogWriter] = WeakSet()
 
 
@@ -150,6 +164,8 @@ def _before_fork() -> None:
 
 
 def _in_child() -> None:
+    global _dropped
+    _dropped = 0
     for writer in list(_writers):
         writer.forget()
 

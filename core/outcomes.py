@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from .errors import (
+    DeferReason,
     InvalidJob,
     NotNow,
     SinkBusy,
@@ -45,6 +46,7 @@ class Defer:
 
     after: timedelta
     why: str
+    reason: DeferReason = DeferReason.ACTOR
 
 
 Outcome = Done | Retry | Dead | Defer
@@ -83,12 +85,12 @@ def classify(
         return Dead(failure(Reason.NOT_RETRIED))
     match error:
         case NotNow():
-            return Defer(min(error.after, LONGEST_WAIT), describe(error))
+            return Defer(min(error.after, LONGEST_WAIT), describe(error), error.reason)
         case SinkUnavailable() | SinkBusy() | SinkUnready() if not policy.count_unavailable:
             if policy.unavailable_backoff is not None:
                 policy = policy.but(backoff=policy.unavailable_backoff)
             wait = policy.wait_before(attempt + 1, at_least=error.retry_after)
-            return Defer(wait, describe(error))
+            return Defer(wait, describe(error), _reason(error))
         case InvalidJob():
             return Dead(failure(Reason.INVALID))
         case SinkPermanent():
@@ -100,6 +102,16 @@ def classify(
         at_least = error.retry_after if isinstance(error, SinkError) else None
         asked = policy.wait_before(attempt + 1, at_least=at_least)
     return Retry(asked, failure(Reason.ATTEMPTS_EXHAUSTED))
+
+
+def _reason(error: SinkUnavailable | SinkBusy | SinkUnready) -> DeferReason:
+    match error:
+        case SinkBusy():
+            return DeferReason.SINK_BUSY
+        case SinkUnready():
+            return DeferReason.SINK_UNREADY
+        case _:
+            return DeferReason.SINK_UNAVAILABLE
 
 
 def undecided(

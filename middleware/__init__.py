@@ -61,6 +61,6 @@ def default_middleware(
         CurrentMessage(),  # stock: gives an actor its message
         Throttling(),  # admit: defers messages while the sink is unavailable
         Idempotency(clock=clock),  # admit: one job for each idempotency key
-        Admission(history.running),  # admit: starts the attempt
+        Admission(history.running, history.count_start),  # admit: starts the attempt
         outcomes,  # classify: its hook after an attempt runs first, wherever it stands
     ]

@@ -30,6 +30,8 @@ CAUSED_BY = "caused_by"
 TRACEBACK, REQUEUED = "traceback", "requeue_timestamp"
 #: The message option of a message that was redelivered, and then deferred.
 REDELIVERED = "redelivered"
+#: The message option with the time at which a delayed message is due, unix milliseconds.
+DUE = "due_at"
 #: The keyword argument with which an actor gets a batch.
 BATCH = "batch"
 #: The key of the positional arguments of a batch part.

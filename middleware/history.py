@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from threading import Lock
@@ -28,8 +29,8 @@ from ..core.process import current_pid
 from ..core.retry import Exponential
 from ..state.history import History, Tally
 from ..state.worker_reports import WorkerReports
-from .delivery import Batch, Delivery
-from .outcome_counts import OutcomeCounts
+from .delivery import DUE, Batch, Delivery
+from .outcome_counts import OutcomeCounts, Totals
 from .worker_report import make_report
 
 logger = logging.getLogger("formrelay.workers")
@@ -80,7 +81,7 @@ class HistoryRecorder(Middleware):
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
-        self._counts = OutcomeCounts()
+        self._counts = OutcomeCounts(is_actor=self._is_actor)
         self._broker: HasStores | None = None
         self.running: dict[int, Delivery] = {}
         #: The running workers. Without a worker, nothing is counted.
@@ -102,6 +103,7 @@ class HistoryRecorder(Middleware):
                 self._workers.clear()
                 self._pending.clear()
                 self.running.clear()
+                self._counts = OutcomeCounts(is_actor=self._is_actor)
             if not self._workers:
                 self._began = self._clock.monotonic()
             self._workers.append(worker)
@@ -123,14 +125,15 @@ class HistoryRecorder(Middleware):
 
     # -- count ---------------------------------------------------------------------
 
-    def count(self, queue: str, outcome: Outcome, took: float | None) -> None:
+    def count(self, queue: str, actor: str, outcome: Outcome, took: float | None) -> None:
         """Count a settled message.
 
         Args:
+            actor: its name as the message has it; empty for bytes that cannot be decoded.
             took: seconds from the call of the actor; None if it was not called.
         """
         if self._workers:
-            self._counts.add(queue, outcome, took)
+            self._counts.add(queue, actor, outcome, took)
 
     def count_batch(self, batch: Batch, outcome: Outcome) -> None:
         """Count the parts of a settled batch, each with the duration of the batch.
@@ -140,11 +143,45 @@ class HistoryRecorder(Middleware):
         """
         if not self._workers:
             return
+        queue, actor, number = batch.queue_name, batch.actor_name, len(batch.parts)
         if batch.part_outcomes is None:
-            self._counts.add(batch.queue_name, outcome, batch.took, len(batch.parts))
+            self._counts.add_many(queue, actor, outcome, batch.took, number)
         else:
             for part_outcome in batch.part_outcomes:
-                self._counts.add(batch.queue_name, part_outcome, batch.took)
+                self._counts.add(queue, actor, part_outcome, batch.took)
+        if batch.took is not None:
+            self._counts.add_batch(queue, actor, number)
+
+    def count_start(self, delivery: Delivery) -> None:
+        """Count how late an attempt of a delayed message starts.
+
+        A message that was redelivered is left out: it started before.
+        """
+        messages = [delivery]
+        if isinstance(delivery, Batch) and not delivery.was_stored:
+            messages = [part for part in delivery.parts if part.options]
+        for each in messages:
+            due = each.options.get(DUE)
+            if due is not None and not each.is_redelivered and self._workers:
+                late = self._clock.time() - due / 1000
+                self._counts.add_lateness(each.queue_name, max(0.0, late))
+
+    def totals(self, queues: Collection[str] = ()) -> Totals:
+        """Return all counts of this process, by kind (see :meth:`.OutcomeCounts.totals`).
+
+        Args:
+            queues: queues whose actors are counted as zero before their first message.
+        """
+        actors = [(each.queue_name, each.actor_name) for each in self._actors()]
+        return self._counts.totals(key for key in actors if key[0] in queues)
+
+    def _actors(self) -> list[Any]:
+        broker: Any = self._broker
+        return [] if broker is None else list(broker.actors.values())
+
+    def _is_actor(self, name: str) -> bool:
+        broker: Any = self._broker
+        return broker is not None and name in broker.actors
 
     # -- flush ---------------------------------------------------------------------
 

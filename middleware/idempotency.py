@@ -23,7 +23,7 @@ import orjson
 from dramatiq.middleware import CurrentMessage, Middleware, SkipMessage
 
 from ..core.clock import SYSTEM_CLOCK, Clock
-from ..core.errors import BrokerError, ConfigError, describe
+from ..core.errors import BrokerError, ConfigError, DeferReason, describe
 from ..core.outcomes import Dead, Defer
 from ..state.idempotency import Claim, Finished, Once, Running
 from .delivery import Delivery
@@ -70,7 +70,7 @@ class Idempotency(Middleware):
         except (BrokerError, ConfigError, OSError) as error:  # without a lock no job may run
             why = describe(error)
             self._alert(why)
-            message.outcome = Defer(_DEFER, why)
+            message.outcome = Defer(_DEFER, why, DeferReason.STORE_UNAVAILABLE)
             raise SkipMessage(why) from error
         except Exception as error:
             # Not an outage: count a failed attempt, so that the job is dead-lettered in the end.
@@ -80,7 +80,8 @@ class Idempotency(Middleware):
             raise SkipMessage(describe(error)) from error
         if isinstance(found, Running):
             why = "a job with the same idempotency key is running"
-            message.outcome = Defer(min(found.ends_in, _DEFER), why)
+            after = min(found.ends_in, _DEFER)
+            message.outcome = Defer(after, why, DeferReason.RUNNING_ELSEWHERE)
             raise SkipMessage(why)
         if isinstance(found, Finished):
             claim.result = found.result

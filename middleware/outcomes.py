@@ -13,7 +13,7 @@ import dramatiq
 from dramatiq.middleware import AgeLimit, Retries, Shutdown
 
 from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
-from ..core.errors import FormrelayError, InvalidPolicy, PartsFailed, describe
+from ..core.errors import DeferReason, FormrelayError, InvalidPolicy, PartsFailed, describe
 from ..core.failure import Failure, Reason
 from ..core.outcomes import DONE, Dead, Defer, Done, Outcome, Retry, classify, undecided
 from ..core.retry import RetryPolicy
@@ -165,7 +165,7 @@ def decide(
         policy = policy_of(broker, delivery.actor_name, delivery.options)
         if isinstance(error, Shutdown) and not isinstance(error, policy.throws):
             # The worker is stopping: defer the job without using an attempt.
-            return Defer(_AFTER_SHUTDOWN, "the worker was stopping")
+            return Defer(_AFTER_SHUTDOWN, "the worker was stopping", DeferReason.STOPPING)
         asked = _asked_delay(error)
         return classify(error, attempt=attempt, policy=policy, now=now, asked=asked)
     except Exception as fault:

@@ -7,6 +7,7 @@ from typing import Any
 import dramatiq
 from dramatiq.middleware import Middleware, SkipMessage
 
+from ..core.errors import DeferReason
 from ..core.outcomes import Defer
 from ..core.throttle import Throttle
 from .delivery import Batch, Delivery
@@ -32,7 +33,8 @@ class Throttling(Middleware):
         if throttle is None or not (wait := throttle.open_for()):
             return
         assert isinstance(message, Delivery)
-        message.outcome = Defer(wait, f"{throttle.title} is unavailable")
+        reason = DeferReason.SINK_UNAVAILABLE if throttle.is_failing else DeferReason.RATE_LIMIT
+        message.outcome = Defer(wait, f"{throttle.title} is unavailable", reason)
         raise SkipMessage(message.outcome.why)
 
     def after_process_message(

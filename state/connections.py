@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from ..core.errors import NotNow, SinkUnready
+from ..core.errors import DeferReason, NotNow, SinkUnready
 from .digests import digest
 
 
@@ -54,6 +54,8 @@ class ConnectionPaused(NotNow):
         connection: its id.
         cause: the likely cause.
     """
+
+    reason = DeferReason.SINK_UNREADY
 
     def __init__(self, connection: str, cause: str) -> None:
         super().__init__(f"connection {connection} is paused: {cause}", after=timedelta(minutes=10))

@@ -18,11 +18,8 @@ from datetime import timedelta
 from itertools import zip_longest
 from typing import NamedTuple, Protocol
 
-#: Upper ends of the bins of durations in seconds: 1 ms to 1.5 h, each 1.6 times the end before. One
-#: more bin has the longer durations. Never change them: stored counts are in the order of the bins.
-BIN_ENDS = tuple(round(0.001 * 1.6**number, 6) for number in range(34))
-#: Number of bins, including the bin of longer durations.
-BIN_COUNT = len(BIN_ENDS) + 1
+from ..core.durations import BIN_COUNT, BIN_ENDS
+
 #: Name for all queues, or all error groups, beyond the maximum number. No queue can have this name.
 OTHER = "(other)"
 #: Maximum number of error groups of a queue in a bucket.

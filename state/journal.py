@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol
 from uuid import uuid4
 
-from ..core.errors import NotNow
+from ..core.errors import DeferReason, NotNow
 from .digests import digest
 from .idempotency import Running
 
@@ -35,6 +35,8 @@ _NO_NOTES: Mapping[str, str] = {}
 
 class ClaimLost(NotNow):
     """Another worker has taken over the job: this worker must not send."""
+
+    reason = DeferReason.RUNNING_ELSEWHERE
 
     def __init__(self, message: str | None = None, *, after: timedelta = _RETRY) -> None:
         super().__init__(message, after=after)

@@ -20,6 +20,7 @@ import orjson
 from ..core.clock import SYSTEM_CLOCK, Clock, iso
 from ..core.errors import (
     BrokerError,
+    DeferReason,
     NotNow,
     SinkBusy,
     SinkTransient,
@@ -176,6 +177,7 @@ class Tokens:
                 raise NotNow(
                     f"another worker is refreshing the token of connection {connection}",
                     after=timedelta(seconds=5),
+                    reason=DeferReason.BUSY,
                 )
             time.sleep(_POLL)
 

@@ -25,6 +25,7 @@ from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import (
     BrokerError,
+    DeferReason,
     NotNow,
     SinkError,
     SinkPermanent,
@@ -78,7 +79,11 @@ def deliver(job: Job[EmailJob]) -> None:
         run = resources.journal.begin(key, addresses, notes=notes_of(job))
         name_journal(resources.journal, run, job)
     if isinstance(run, Running):
-        raise NotNow("another worker sends this e-mail", after=min(run.ends_in, _CLAIMED))
+        raise NotNow(
+            "another worker sends this e-mail",
+            after=min(run.ends_in, _CLAIMED),
+            reason=DeferReason.RUNNING_ELSEWHERE,
+        )
     resources.renewal.add(run)
     try:
         _Sending(job, recipients, key, run, resources).run()
@@ -88,6 +93,10 @@ def deliver(job: Job[EmailJob]) -> None:
             resources.journal.end(run)
 
 
+def _stopping() -> NotNow:
+    return NotNow("the worker is stopping", after=timedelta(0), reason=DeferReason.STOPPING)
+
+
 @contextmanager
 def _store_needed(resources: EmailResources) -> Iterator[None]:
     """Defer the job if the shared store fails, and fetch no other: nothing is sent without it."""
@@ -95,7 +104,11 @@ def _store_needed(resources: EmailResources) -> Iterator[None]:
         yield
     except BrokerError as error:
         resources.throttle.pause(_STORE_AWAY)
-        raise NotNow(f"the shared store failed: {describe(error)}", after=_STORE_AWAY) from None
+        raise NotNow(
+            f"the shared store failed: {describe(error)}",
+            after=_STORE_AWAY,
+            reason=DeferReason.STORE_UNAVAILABLE,
+        ) from None
 
 
 @dataclass(eq=False, slots=True)
@@ -198,7 +211,7 @@ class _Sending:
         if not pending:
             return
         if get_broker().is_stopping:
-            raise NotNow("the worker is stopping", after=timedelta(0))
+            raise _stopping()
         with _store_needed(self.resources):
             self.resources.take_limits(pending, f"{self.key}\n{self._last_at}")
         addresses = [each.address for each in pending]
@@ -260,7 +273,7 @@ class _Sending:
 
     def _mark(self, recipients: Sequence[str]) -> None:
         if get_broker().is_stopping:  # a stopping worker is killed while it waits for the reply
-            raise NotNow("the worker is stopping", after=timedelta(0))
+            raise _stopping()
         if SYSTEM_CLOCK.monotonic() - self.started_at > _UNTIL_DOT.total_seconds():
             # The actor's time limit would end while the server's last answer is waited for.
             raise SinkTransient(f"the server took more than {_UNTIL_DOT.total_seconds():.0f} s")

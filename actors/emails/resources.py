@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ...brokers import get_broker
 from ...config import EmailSettings, Settings, get_settings
-from ...core.errors import ConfigError, InvalidJob, NotNow
+from ...core.errors import ConfigError, DeferReason, InvalidJob, NotNow
 from ...core.hosts import InvalidHost, ascii_host
 from ...core.throttle import Throttle
 from ...middleware.lock_renewal import LockRenewal
@@ -115,7 +115,11 @@ class EmailResources:
             is_booked = any(limits) and wait <= _BOOKED
             spread = 0 if is_booked else random.uniform(0, _SPREAD_SECONDS)  # noqa: S311
             wait = min(wait, _BOOKED) + timedelta(seconds=spread)
-            raise NotNow("a limit on e-mails to a domain is reached", after=wait)
+            raise NotNow(
+                "a limit on e-mails to a domain is reached",
+                after=wait,
+                reason=DeferReason.RATE_LIMIT,
+            )
         wait = self.limits.take(
             [(_ACCOUNT_MINUTE, self.minute), (_ACCOUNT_DAY, self.day)],
             [1, _clipped(len(recipients), self.day)],
@@ -132,7 +136,11 @@ class EmailResources:
         """
         wait = min(wait, _ASK_AGAIN)
         self.throttle.pause(wait)
-        raise NotNow("a limit on e-mails of the account is reached", after=wait)
+        raise NotNow(
+            "a limit on e-mails of the account is reached",
+            after=wait,
+            reason=DeferReason.RATE_LIMIT,
+        )
 
     def close_account(self, after: timedelta) -> None:
         """Send no e-mail for a while, on all workers."""

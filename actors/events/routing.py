@@ -10,7 +10,7 @@ from threading import Lock
 
 from ...core.backoff import BackoffTimer
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...core.errors import NotNow, SinkTransient
+from ...core.errors import DeferReason, NotNow, SinkTransient
 from ...core.retry import Exponential
 from .insert import Row, Table
 
@@ -82,7 +82,7 @@ class TableBackoffs:
         waiting = self._waiting.get(table)
         if waiting is None or not (left := waiting[0].remaining):
             return None
-        return NotNow(waiting[1], after=left)
+        return NotNow(waiting[1], after=left, reason=DeferReason.SINK_UNREADY)
 
     def failed(self, table: str, why: SinkTransient) -> NotNow:
         """Begin a wait of the table; logs once per back-off interval."""
@@ -95,7 +95,7 @@ class TableBackoffs:
             self._waiting[table] = (timer, str(why))
         about = {"table": table, "code": why.code, "error_message": str(why)}
         logger.error("deferring events: their table accepts no rows", extra=about)
-        return NotNow(str(why), after=after)
+        return NotNow(str(why), after=after, reason=DeferReason.SINK_UNREADY)
 
     def worked(self, table: str) -> None:
         """End the table's back-off after a successful insert."""

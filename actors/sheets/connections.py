@@ -15,6 +15,7 @@ from threading import Lock
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import (
     BrokerError,
+    DeferReason,
     InvalidJob,
     NotNow,
     SinkBusy,
@@ -83,12 +84,20 @@ class Connections:
             except BrokerError as error:
                 raise store_failed(error) from None
             except ConnectionPaused as error:  # which is in the log already
-                raise NotNow(str(error), after=self.paused_wait) from None
+                raise NotNow(
+                    str(error), after=self.paused_wait, reason=DeferReason.SINK_UNREADY
+                ) from None
             except SinkBusy as error:
-                raise NotNow(str(error), after=error.retry_after or _BUSY) from None
+                raise NotNow(
+                    str(error), after=error.retry_after or _BUSY, reason=DeferReason.SINK_BUSY
+                ) from None
             except SinkUnready as error:
                 self._log(connection, error)
-                raise NotNow(f"connection {connection}: {error}", after=self.paused_wait) from None
+                raise NotNow(
+                    f"connection {connection}: {error}",
+                    after=self.paused_wait,
+                    reason=DeferReason.SINK_UNREADY,
+                ) from None
 
         return token
 
@@ -100,7 +109,9 @@ class Connections:
         """
         self._log(connection, error)
         after = _REFUSED if isinstance(error, TokenRefused) else self.paused_wait
-        return NotNow(f"connection {connection}: {error}", after=after)
+        return NotNow(
+            f"connection {connection}: {error}", after=after, reason=DeferReason.SINK_UNREADY
+        )
 
     def _token(self, connection: str, auth: Auth | None, refused: str | None) -> str:
         if auth is not None and auth.refresh_token is None:

@@ -6,7 +6,7 @@ import random
 import time
 from datetime import timedelta
 
-from ...core.errors import NotNow
+from ...core.errors import DeferReason, NotNow
 from ...sinks.sheets.client import CallKind
 from ...sinks.sheets.errors import QuotaExceeded
 from ...state.rate_limits import Limit, RateLimits
@@ -55,7 +55,11 @@ class Quotas:
             wait = self._take(kind, connection)
         if wait is not None:
             spread = timedelta(seconds=random.uniform(0, _SPREAD_SECONDS))  # noqa: S311
-            raise NotNow(f"the quota of {kind} calls is used up for now", after=wait + spread)
+            raise NotNow(
+                f"the quota of {kind} calls is used up for now",
+                after=wait + spread,
+                reason=DeferReason.RATE_LIMIT,
+            )
 
     def _take(self, kind: CallKind, connection: str) -> timedelta | None:
         project, user = self._project[kind], self._user[kind]

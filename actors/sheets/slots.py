@@ -9,7 +9,7 @@ from datetime import timedelta
 from threading import Lock
 
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...core.errors import NotNow
+from ...core.errors import DeferReason, NotNow
 
 _SHORTEST, _LONGEST = 0.2, 60.0
 
@@ -78,8 +78,16 @@ class Slots:
         slot.booked += rows
         wait = timedelta(seconds=slot.next_turn - now)
         if slot.is_busy:
-            return NotNow("another batch is being written to this spreadsheet", after=wait)
-        return NotNow("the maximum number of spreadsheets is being written to", after=wait)
+            return NotNow(
+                "another batch is being written to this spreadsheet",
+                after=wait,
+                reason=DeferReason.BUSY,
+            )
+        return NotNow(
+            "the maximum number of spreadsheets is being written to",
+            after=wait,
+            reason=DeferReason.BUSY,
+        )
 
     def _forget_idle(self, now: float) -> None:
         self._slots = {

@@ -8,7 +8,7 @@ from datetime import timedelta
 from ...brokers import get_broker
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
-from ...core.errors import BrokerError, NotNow, PartsFailed, SinkTransient, SinkUnready
+from ...core.errors import BrokerError, DeferReason, NotNow, PartsFailed, SinkTransient, SinkUnready
 from ...sinks.sheets import SheetsClient, SheetWriter, Written
 from ...sinks.sheets.client import CallKind
 from ...sinks.sheets.errors import QuotaExceeded, TokenRefused, store_failed
@@ -155,9 +155,11 @@ class _Calls:
         """
         self._last = kind
         if get_broker().is_stopping:
-            raise NotNow("the worker is stopping", after=timedelta(0))
+            raise NotNow("the worker is stopping", after=timedelta(0), reason=DeferReason.STOPPING)
         if SYSTEM_CLOCK.monotonic() - self._started > _BEGIN_CALLS_FOR:
-            raise NotNow("the batch takes too long", after=timedelta(seconds=1))
+            raise NotNow(
+                "the batch takes too long", after=timedelta(seconds=1), reason=DeferReason.BUSY
+            )
         try:
             self._resources.quotas.take(kind, self._connection)
         except BrokerError as error:

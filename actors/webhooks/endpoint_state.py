@@ -12,7 +12,7 @@ from datetime import timedelta
 from struct import Struct
 from typing import Any
 
-from ...core.errors import NotNow, SinkPermanent, SinkTransient
+from ...core.errors import DeferReason, NotNow, SinkPermanent, SinkTransient
 
 #: Statuses after which all deliveries to the endpoint are deferred for a while.
 THROTTLES = frozenset({429, 502, 504})
@@ -132,13 +132,15 @@ class EndpointState:
     def refusal(self, now: float) -> NotNow | None:
         """The error for a delivery that must not start: throttled, or circuit open; else None."""
         if self.throttled_until > now:
-            return _not_now("endpoint is throttled (429, 502 or 504)", self.throttled_until - now)
+            why = "endpoint is throttled (429, 502 or 504)"
+            return _not_now(why, self.throttled_until - now, DeferReason.SINK_BUSY)
         if not self.times_opened:
             return None
         if self.open_until > now:
-            return _not_now("circuit open", self.open_until - now)
+            return _not_now("circuit open", self.open_until - now, DeferReason.CIRCUIT_OPEN)
         if self.has_probe:
-            return _not_now("circuit half-open: one probe in flight", self.smoothed_seconds or 0.0)
+            why, wait = "circuit half-open: one probe in flight", self.smoothed_seconds or 0.0
+            return _not_now(why, wait, DeferReason.CIRCUIT_OPEN)
         return None
 
     @property
@@ -166,7 +168,8 @@ class EndpointState:
         """Defer a delivery until after all waiting and deferred deliveries; returns the error."""
         pace = self._pace(now)
         self.last_turn = max(self.last_turn, now + ahead * pace) + pace
-        return _not_now("endpoint is busy", min(self.last_turn - now, _MAX_DEFER))
+        wait = min(self.last_turn - now, _MAX_DEFER)
+        return _not_now("endpoint is busy", wait, DeferReason.BUSY)
 
     def _pace(self, now: float) -> float:
         """Estimated seconds between the starts of two deliveries."""
@@ -244,7 +247,7 @@ class EndpointState:
         self.succeeded = self.failed = self.succeeded_before = self.failed_before = 0
 
 
-def _not_now(reason: str, seconds: float) -> NotNow:
+def _not_now(why: str, seconds: float, reason: DeferReason) -> NotNow:
     # Jitter, so that deferred deliveries do not all return at the same time.
     wait = max(_MIN_DEFER, seconds) * random.uniform(1, 1.5)  # noqa: S311
-    return NotNow(reason, after=timedelta(seconds=wait))
+    return NotNow(why, after=timedelta(seconds=wait), reason=reason)

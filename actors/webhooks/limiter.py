@@ -103,6 +103,11 @@ class EndpointLimiter:
         with self._lock:
             self._locally_disabled.add(id)
 
+    def open_breakers(self) -> int:
+        """Number of endpoints whose circuit breaker is open or half-open."""
+        with self._lock:
+            return sum(state.times_opened > 0 for state in self._endpoints.values())
+
     def take_opened(self) -> dict[str, float]:
         """Return the endpoints whose circuit breaker opened since the last call.
 

@@ -128,6 +128,18 @@ class RedisInspector(Inspector):
                 ages[queue] = timedelta(milliseconds=max(0, self._commands.now() - min(sent)))
         return ages
 
+    def due_counts(self, queues: Sequence[str], *, within: timedelta) -> dict[str, tuple[int, int]]:
+        keys = self._commands.keys
+        with self._commands.client_errors() as client:
+            seconds, micros = client.time()  # due times are of the server's clock
+            now = int(seconds) * 1000 + int(micros) // 1000
+            pipeline = client.pipeline(transaction=False)
+            for queue in queues:
+                for until in (now, now + within // timedelta(milliseconds=1)):
+                    pipeline.zcount(keys.scheduled(queue), "-inf", until)
+            answers = pipeline.execute()
+        return dict(zip(queues, zip(answers[::2], answers[1::2], strict=True), strict=True))
+
     def browse(
         self, queue: str, state: State, *, limit: int = 50, cursor: str | None = None
     ) -> Page:

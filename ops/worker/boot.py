@@ -76,7 +76,17 @@ def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
     broker.add_middleware(_WorkerBoot())
     broker.add_middleware(LateMiddleware())
     broker.add_middleware(SystemdNotify(get_settings().systemd))
+    _serve_metrics(broker, get_settings())
     return broker
+
+
+def _serve_metrics(broker: RelayBroker, settings: Settings) -> None:
+    if settings.worker_http.port is None:
+        return
+    from ..metrics.process import WorkerHttp
+
+    with one_line_errors():
+        broker.add_middleware(WorkerHttp(settings.worker_http, settings.broker.kind))
 
 
 class _WorkerBoot(Middleware):

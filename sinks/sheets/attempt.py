@@ -16,6 +16,7 @@ from typing import Any
 
 from ...core.errors import (
     BrokerError,
+    DeferReason,
     FormrelayError,
     InvalidJob,
     NotNow,
@@ -85,7 +86,9 @@ class Attempt:
             halves = self._round()
             if halves or not self.waiting:
                 return halves
-        raise NotNow("other workers are changing the same tab", after=_WAIT)
+        raise NotNow(
+            "other workers are changing the same tab", after=_WAIT, reason=DeferReason.BUSY
+        )
 
     def _round(self) -> list[list[int]]:
         """Claim the jobs and make a call. Writes nothing, and returns, if it has to be repeated."""

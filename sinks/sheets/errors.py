@@ -18,6 +18,7 @@ import pycurl
 
 from ...core.errors import (
     BrokerError,
+    DeferReason,
     NotNow,
     SinkError,
     SinkPermanent,
@@ -74,6 +75,8 @@ class QuotaExceeded(NotNow):
         per: the time in which it allows them; None if unknown.
         is_per_user: whether the limit is of one user, not of the project.
     """
+
+    reason = DeferReason.RATE_LIMIT
 
     def __init__(
         self,
@@ -161,7 +164,11 @@ def transport_error(error: RequestFailed) -> SinkError:
 
 def store_failed(error: BrokerError) -> NotNow:
     """The error for jobs that cannot be written without the shared store."""
-    return NotNow(f"the shared store failed: {describe(error)}", after=_STORE_WAIT)
+    return NotNow(
+        f"the shared store failed: {describe(error)}",
+        after=_STORE_WAIT,
+        reason=DeferReason.STORE_UNAVAILABLE,
+    )
 
 
 def _error(

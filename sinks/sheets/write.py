@@ -7,7 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from ...core.errors import FormrelayError, InvalidJob, NotNow, PartsFailed, SinkTransient
+from ...core.errors import (
+    DeferReason,
+    FormrelayError,
+    InvalidJob,
+    NotNow,
+    PartsFailed,
+    SinkTransient,
+)
 from ...state.claims import Claims
 from .attempt import Attempt
 from .cells import as_json
@@ -110,7 +117,11 @@ def _untried(error: FormrelayError) -> FormrelayError:
     If Google fails at the rows of one job at each attempt, jobs of other tabs use no attempts.
     """
     if type(error) is SinkTransient and error.code != 400:  # 400: too many wrong jobs
-        return NotNow(f"another call for this spreadsheet failed: {error}", after=_UNTRIED_WAIT)
+        return NotNow(
+            f"another call for this spreadsheet failed: {error}",
+            after=_UNTRIED_WAIT,
+            reason=DeferReason.SINK_UNAVAILABLE,
+        )
     return error
 
 

@@ -18,7 +18,15 @@ from datetime import timedelta
 from queue import Empty, SimpleQueue
 
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...core.errors import BrokerError, NotNow, SinkError, SinkTransient, SinkUnavailable, describe
+from ...core.errors import (
+    BrokerError,
+    DeferReason,
+    NotNow,
+    SinkError,
+    SinkTransient,
+    SinkUnavailable,
+    describe,
+)
 from ...core.process import current_pid
 from .account import Account
 from .connection import Lost, TimedOut
@@ -217,7 +225,11 @@ class Pool:
         """
         if self._clock.monotonic() >= deadline:
             wait = self._account.max_wait.total_seconds()
-            raise NotNow(f"all {what} were busy for {wait:.0f} s", after=_BUSY_AFTER)
+            raise NotNow(
+                f"all {what} were busy for {wait:.0f} s",
+                after=_BUSY_AFTER,
+                reason=DeferReason.BUSY,
+            )
         with suppress(Empty):
             state.freed.get(timeout=_LOOK_AGAIN)
 

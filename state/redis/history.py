@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from datetime import timedelta
 from struct import Struct
 
+from ...core.durations import BIN_COUNT
 from ..history import (
-    BIN_COUNT,
     HOUR,
     MAX_FAILING_QUEUES,
     MAX_GROUPS,

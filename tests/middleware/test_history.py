@@ -88,7 +88,7 @@ def test_counts_wait_while_the_store_is_unavailable_and_keep_their_minute(
     store.fails_before = True
     with caplog.at_level(logging.WARNING, "formrelay.workers"):
         for _ in range(25):  # two minutes
-            recorder.count("q", DONE, 0.1)
+            recorder.count("q", "a", DONE, 0.1)
             recorder.flush()
             clock.now += 5
     assert store.calls == len(caplog.records) == 5  # after 0, 5, 15, 35 and 75 s
@@ -103,9 +103,9 @@ def test_counts_whose_answer_was_lost_count_once(
     recorder: Any, store: Store, clock: ManualClock
 ) -> None:
     store.fails_after = True
-    recorder.count("q", DONE, 0.1)
+    recorder.count("q", "a", DONE, 0.1)
     recorder.flush()
-    recorder.count("q", DONE, 0.1)  # counted after the store may have had the first
+    recorder.count("q", "a", DONE, 0.1)  # counted after the store may have had the first
     store.fails_after = False
     clock.now += 10  # in the same minute
     recorder.flush()
@@ -117,7 +117,7 @@ def test_counts_of_the_last_half_hour_are_kept(
 ) -> None:
     store.fails_before = True
     for _ in range(120):
-        recorder.count("q", DONE, 0.1)
+        recorder.count("q", "a", DONE, 0.1)
         recorder.flush()
         clock.now += 60
     assert len(recorder._pending) == 30
@@ -130,10 +130,10 @@ def test_the_end_of_the_worker_adds_the_last_counts(clock: ManualClock, store: S
     recorder, broker = HistoryRecorder(clock=clock), Broker(store)
     any_broker: Any = broker
     workers: list[Any] = [Broker(store), Broker(store)]
-    recorder.count("q", DONE, 0.1)  # without a worker, nothing is counted
+    recorder.count("q", "a", DONE, 0.1)  # without a worker, nothing is counted
     for worker in workers:
         recorder.before_worker_boot(any_broker, worker)
-    recorder.count("q", DONE, 0.1)
+    recorder.count("q", "a", DONE, 0.1)
     recorder.after_worker_shutdown(any_broker, workers[0])
     assert store.calls == 0
     recorder.after_worker_shutdown(any_broker, workers[1])
@@ -143,7 +143,7 @@ def test_the_end_of_the_worker_adds_the_last_counts(clock: ManualClock, store: S
 
 
 def test_a_forked_process_has_a_name_and_numbers_of_its_own(recorder: Any, store: Store) -> None:
-    recorder.count("q", DONE, 0.1)
+    recorder.count("q", "a", DONE, 0.1)
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
 
@@ -166,8 +166,8 @@ def test_threads_lose_no_count_while_the_counts_are_collected() -> None:
 
     def work(_: int) -> None:
         for _ in range(2_000):
-            counts.add("q", DONE, 0.01)
-            counts.add("q", retry, 0.02)
+            counts.add("q", "a", DONE, 0.01)
+            counts.add("q", "a", retry, 0.02)
 
     found: dict[str, int] = {"done": 0, "retried": 0, "errors": 0, "durations": 0}
 
@@ -191,8 +191,8 @@ def test_threads_lose_no_count_while_the_counts_are_collected() -> None:
 def test_error_groups_are_limited() -> None:
     counts = OutcomeCounts(lambda failure: failure.error)
     for number in range(3 * MAX_GROUPS):
-        counts.add("q", Dead(failure(f"E{number}")), None)
-    counts.add("q", Defer(timedelta(0), ""), 1.0)
+        counts.add("q", "a", Dead(failure(f"E{number}")), None)
+    counts.add("q", "a", Defer(timedelta(0), ""), 1.0)
     tally = counts.collect()["q"]
     assert (tally.dead, tally.deferred, sum(tally.durations)) == (3 * MAX_GROUPS, 1, 0)
     assert len(tally.errors) == MAX_GROUPS + 1

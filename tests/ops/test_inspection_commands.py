@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from formrelay import __version__
+from formrelay.core.durations import BIN_COUNT
 from formrelay.state import StateRedis
-from formrelay.state.history import BIN_COUNT, Tally
+from formrelay.state.history import Tally
 from formrelay.state.redis.history import RedisHistory
 from tests.ops.shell import Shell
 from tests.support.command import run

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from formrelay.core.durations import BIN_COUNT, BIN_ENDS
 from formrelay.state import make_history, memory_history
 from formrelay.state.history import (
-    BIN_COUNT,
-    BIN_ENDS,
     MAX_GROUPS,
     OTHER,
     Point,

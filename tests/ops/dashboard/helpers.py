@@ -7,8 +7,9 @@ import time
 from html import unescape
 from typing import Any
 
+from formrelay.core.durations import BIN_COUNT
 from formrelay.state import make_history
-from formrelay.state.history import BIN_COUNT, Tally, duration_bin
+from formrelay.state.history import Tally, duration_bin
 from tests.ops.dashboard.conftest import Site
 
 FAILURE = {
