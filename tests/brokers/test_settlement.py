@@ -102,9 +102,10 @@ def test_a_message_is_settled_by_one_operation_on_itself(
                 "retries": 3,
                 "requeue_timestamp": int(NOW * 1000),
                 "failure": FAILURE.to_json(),
+                "due_at": IN_30_S,
             },
         ),
-        (DEFER, {"mine": 1, "retries": 2, "failure": "earlier"}),
+        (DEFER, {"mine": 1, "retries": 2, "failure": "earlier", "due_at": IN_5_S}),
         (DEAD, {"mine": 1, "retries": 2, "failure": FAILURE.to_json()}),
     ],
 )

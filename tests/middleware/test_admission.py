@@ -14,7 +14,7 @@ from dramatiq.middleware import SkipMessage
 from formrelay.brokers import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
-from formrelay.core.errors import BrokerError
+from formrelay.core.errors import BrokerError, DeferReason
 from formrelay.core.failure import Reason
 from formrelay.core.outcomes import Defer
 from formrelay.middleware.admission import Admission
@@ -61,7 +61,8 @@ def test_a_suspect_that_cannot_be_counted_is_deferred_and_does_not_run(
     one.count_quarantine_run = away
     with pytest.raises(SkipMessage):
         Admission().before_process_message(broker, one)
-    assert one.outcome == Defer(timedelta(seconds=1), str(error))
+    reason = DeferReason.STORE_UNAVAILABLE
+    assert one.outcome == Defer(timedelta(seconds=1), str(error), reason)
     assert not one.failed
 
 
