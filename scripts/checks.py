@@ -108,6 +108,8 @@ PROGRAMS = {
     # For the completion of commands:
     "zsh": "zsh",
     "fish": "fish",
+    # For the units in deploy/systemd; needs no running systemd:
+    "systemd-analyze": "systemd",
 }
 #: Of any mail server, in Debian.
 SENDMAIL = Path("/usr/sbin/sendmail")
