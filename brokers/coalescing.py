@@ -83,6 +83,8 @@ class CoalescingConsumer(RelayConsumer):
         self._batching = self.broker.batching(self.queue_name)
 
     def receive(self, timeout: float) -> Delivery | None:
+        if self.broker.is_draining:
+            self._return_open()
         clock = self.broker.clock
         now = clock.monotonic()
         deadline = now + timeout
@@ -162,12 +164,17 @@ class CoalescingConsumer(RelayConsumer):
 
     def finish(self) -> None:
         """Requeue the messages of open batches, then finish."""
+        self._return_open()
+        self._inner.finish()
+
+    def _return_open(self) -> None:
+        """Requeue the messages of open batches."""
         waiting = [part for batch in self._open.values() for part in batch.parts]
         waiting += self._received
         self._open.clear()
         self._received.clear()
-        self._inner.requeue(waiting)
-        self._inner.finish()
+        if waiting:
+            self._inner.requeue(waiting)
 
     def close(self) -> None:
         self.finish()

@@ -92,6 +92,8 @@ class BrokerContract(dramatiq.Broker, ABC):
     Attributes:
         queues: names of the queues that are declared in this process.
         is_stopping: whether the worker of this process is stopping and starts no more messages.
+        is_draining: whether the consumers deliver no more messages, and put back those that have
+            not started: the worker is stopping, or is finishing its messages before it stops.
         middleware_version: another object after each change of the middleware.
         job_types: actor name by job type, for plain jobs.
         actor_finders: called with the name of an actor that is not declared, in order; each
@@ -103,6 +105,7 @@ class BrokerContract(dramatiq.Broker, ABC):
     clock: Clock
     queues: set[str]
     is_stopping: bool
+    is_draining: bool
     middleware_version: object
     job_types: dict[str, str]
     actor_finders: list[Callable[[str], dramatiq.Actor[Any, Any] | None]]

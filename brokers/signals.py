@@ -23,6 +23,7 @@ from ..middleware import OF_THE_THREAD, Delivery, HistoryRecorder, default_middl
 from ..middleware.outcomes import Outcomes, is_deferred
 from .async_runner import AsyncRunner
 from .contract import BrokerContract
+from .draining import return_unstarted
 from .follow_ups import end_attempt
 from .middleware_list import MiddlewareList
 
@@ -41,7 +42,7 @@ class SignallingBroker(BrokerContract):
     def __init__(
         self, middleware: Iterable[Middleware] | None = None, *, clock: Clock = SYSTEM_CLOCK
     ) -> None:
-        self.is_stopping = False
+        self.is_stopping = self.is_draining = False
         self.async_runner = AsyncRunner(self)
         self.outcomes = Outcomes(clock=clock)
         self.history_recorder = HistoryRecorder(clock=clock)
@@ -110,7 +111,7 @@ class SignallingBroker(BrokerContract):
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal in ("worker_boot", "worker_shutdown"):
-            self.is_stopping = signal == "worker_shutdown"
+            self.is_stopping = self.is_draining = signal == "worker_shutdown"
         if signal == "consumer_thread_shutdown" and args[0].consumer is not None:
             args[0].consumer.finish()
         for middleware in self._listeners(f"before_{signal}", args):
@@ -120,6 +121,8 @@ class SignallingBroker(BrokerContract):
                 raise
             except Exception:
                 self.log_hook_failure(f"before_{signal}", middleware)
+        if signal == "worker_shutdown":
+            return_unstarted(args[0])
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal == "process_message" and isinstance(args[0], Delivery):

@@ -69,7 +69,7 @@ class MemoryConsumer(RelayConsumer):
                         return delivery
                     continue
                 remaining = deadline - clock.monotonic()
-                if remaining <= 0 or self.broker.is_stopping:
+                if remaining <= 0 or self.broker.is_draining:
                     return None
                 scheduled = self._queue.scheduled
                 if scheduled:
@@ -78,7 +78,7 @@ class MemoryConsumer(RelayConsumer):
                 changed.wait(remaining)
 
     def _may_take(self) -> bool:
-        if self.is_closing or self.broker.is_stopping:
+        if self.is_closing or self.broker.is_draining:
             return False
         in_flight = len(self._queue.in_flight)
         sink_limit = self.sink_limit()

@@ -157,7 +157,7 @@ class RabbitConsumer(RelayConsumer):
 
     def _must_wait(self) -> bool:
         """Whether no message may be delivered now."""
-        if self.is_closing or self.broker.is_stopping:
+        if self.is_closing or self.broker.is_draining:
             return True
         unacked, sink_limit = self._unacked, self.sink_limit()
         if sink_limit is None and not (self._limit or unacked.final_run or self._final_runs):
@@ -229,8 +229,8 @@ class RabbitConsumer(RelayConsumer):
             subscription.start()
 
     def _wanted_prefetch(self) -> int:
-        """Return the prefetch; 0 while the queue is paused or its sink is unavailable."""
-        if self._pause.is_paused:
+        """Return the prefetch; 0 while no message may be delivered."""
+        if self._pause.is_paused or self.broker.is_draining:
             return 0
         sink_limit = self.sink_limit()
         if sink_limit is not None:

@@ -100,6 +100,8 @@ class RedisConsumer(RelayConsumer):
             delivery = self._next()
             if delivery is not None:
                 return delivery
+            if self._is_ending:
+                self._return_prefetched()
             self._linger()
             try:
                 self._reconcile()
@@ -123,12 +125,12 @@ class RedisConsumer(RelayConsumer):
 
     @property
     def _is_ending(self) -> bool:
-        return self.broker.is_stopping or self.is_closing
+        return self.broker.is_draining or self.is_closing
 
     def _may_deliver(self) -> bool:
         """Whether Dramatiq may get a message now."""
         if self._is_ending:
-            return False  # close() requeues the prefetched messages
+            return False  # receive() requeues the prefetched messages
         sink_limit = self.sink_limit()
         return sink_limit is None or sink_limit > self._in_flight.unsettled
 
@@ -303,6 +305,12 @@ class RedisConsumer(RelayConsumer):
         self._in_flight.bytes -= sum(delivery.raw_size for delivery in prefetched)
         return prefetched
 
+    def _return_prefetched(self) -> None:
+        """Requeue with the next exchange what :meth:`_take_prefetched` returns."""
+        with self._in_flight.sending:
+            prefetched = self._take_prefetched()
+            self._in_flight.pending.requeued += [delivery.tag for delivery in prefetched]
+
     def _recover(self) -> None:
         now = self.broker.clock.monotonic()
         if now >= self._recover_at:
@@ -363,9 +371,7 @@ class RedisConsumer(RelayConsumer):
     def close(self) -> None:
         """Requeue the prefetched messages, send the settlements, unregister from the queue."""
         self.finish()
-        with self._in_flight.sending:
-            prefetched = self._take_prefetched()
-            self._in_flight.pending.requeued += [delivery.tag for delivery in prefetched]
+        self._return_prefetched()
         # A paused worker finishes its running messages after its consumer was closed.
         self._is_blocked = True
         try:
