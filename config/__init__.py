@@ -17,6 +17,7 @@ from .worker_http import WorkerHttpSettings
 from .workers import (
     EventSettings,
     PartialSettings,
+    RecyclingSettings,
     SubmissionSettings,
     WebhookSettings,
     WorkerSettings,
@@ -33,6 +34,7 @@ __all__ = [
     "LoggingSettings",
     "MonitoringSettings",
     "PartialSettings",
+    "RecyclingSettings",
     "Settings",
     "SheetsSettings",
     "SmtpSettings",

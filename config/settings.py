@@ -29,6 +29,7 @@ from .worker_http import WorkerHttpSettings
 from .workers import (
     EventSettings,
     PartialSettings,
+    RecyclingSettings,
     SubmissionSettings,
     WebhookSettings,
 )
@@ -55,6 +56,7 @@ class Settings(Section):
     worker_http: WorkerHttpSettings = Field(default_factory=WorkerHttpSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     systemd: SystemdSettings = Field(default_factory=SystemdSettings)
+    recycling: RecyclingSettings = Field(default_factory=RecyclingSettings)
     worker_concurrency: Count = Field(
         8, description="Number of threads in a process, for every worker without its own setting."
     )

@@ -58,6 +58,23 @@ RETRY_DELAYS_HELP = (
 )
 
 
+class RecyclingSettings(Section):
+    """Recycling of worker processes"""
+
+    prefix: ClassVar[str] = "WORKER_"
+
+    max_jobs: Count | None = Field(
+        None,
+        description="Number of jobs after which a worker process is recycled: it finishes its jobs "
+        "and begins anew. Default: never.",
+    )
+    max_memory_mb: Count | None = Field(
+        None,
+        description="Megabytes of resident memory above which a worker process is recycled. "
+        "Default: never.",
+    )
+
+
 class WorkerSettings(Section):
     """The settings of every worker."""
 

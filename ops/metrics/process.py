@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import secrets
 import socket
@@ -17,6 +16,7 @@ from dramatiq.middleware import Middleware
 from ... import __version__
 from ...config import WorkerHttpSettings
 from ...core.errors import describe
+from ...core.exit_reason import exit_reason
 from ...core.periodic import Periodic
 from ...core.process import current_pid
 from ...middleware.worker_report import longest_stall, resident_memory, running_consumers
@@ -94,7 +94,7 @@ class WorkerHttp(Middleware):
             return
         self._writing.stop()
         with self._lock:
-            self._state = State.RECYCLED if was_recycled() else State.ENDED
+            self._state = State.RECYCLED if exit_reason() == "recycled" else State.ENDED
             self._write()
             self._before = process_counts(broker)
             if self._locked is not None:
@@ -151,17 +151,3 @@ class WorkerHttp(Middleware):
             breakers_open=open_breakers(),
             counts=subtract_counts(process_counts(self._broker, queues), self._before),
         )
-
-
-_recycled_pid = 0
-
-
-def note_recycle() -> None:
-    """Note that this process ends because it is to be replaced by a new process."""
-    global _recycled_pid
-    _recycled_pid = os.getpid()
-
-
-def was_recycled() -> bool:
-    """Whether :func:`note_recycle` was called in this process."""
-    return _recycled_pid == os.getpid()

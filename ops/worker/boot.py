@@ -31,7 +31,8 @@ from ..reachability import is_embedded_clickhouse
 from .banner import announce
 from .late_middleware import LateMiddleware
 from .process_output import close_worker_output, is_worker_process, setup_worker_output
-from .signals import ignore_copied_signal
+from .recycling import Recycling, ping
+from .signals import handle_stop_signals
 from .systemd import SystemdNotify
 from .time_limits import exceeding_time_limits
 
@@ -66,17 +67,19 @@ def exit_status(error: FormrelayError) -> int:
 def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
     """Read the configuration, set up logs, declare the actors and ping the broker."""
     if is_worker_process():
-        ignore_copied_signal()
+        handle_stop_signals()
     with one_line_errors():
         setup_worker_output(LoggingSettings())  # for warnings about the settings
         setup_worker_output(get_settings().logging)
+        recycling = Recycling(get_settings().recycling)
         declare()
         broker = get_broker()
-        broker.ping(())  # checks no queue: this worker's queues are known later
+        ping(broker, ())  # checks no queue: this worker's queues are known later
     broker.add_middleware(_WorkerBoot())
     broker.add_middleware(LateMiddleware())
     broker.add_middleware(SystemdNotify(get_settings().systemd))
     _serve_metrics(broker, get_settings())
+    broker.add_middleware(recycling)
     return broker
 
 
@@ -97,7 +100,7 @@ class _WorkerBoot(Middleware):
         with one_line_errors():
             check_queues(worker.consumer_whitelist)
             leave_out_optional(worker)
-            broker.ping(worker.consumer_whitelist or None)
+            ping(broker, worker.consumer_whitelist or None)
             check_sinks(worker.consumer_whitelist)
         for problem in exceeding_time_limits(broker):
             logger.warning("a job may run twice", extra={"error_message": problem})

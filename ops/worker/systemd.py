@@ -15,6 +15,7 @@ from dramatiq.middleware import Middleware
 
 from ...config import SystemdSettings
 from ...core.errors import describe
+from ...core.exit_reason import exit_reason
 from ...core.periodic import Periodic
 from ...middleware.worker_report import longest_stall, running_consumers
 
@@ -45,7 +46,8 @@ class SystemdNotify(Middleware):
             self._pings.start()
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        self._send("STOPPING=1\nSTATUS=waiting for the running jobs")
+        if exit_reason() != "recycled":  # the unit stops if one of its processes says so
+            self._send("STOPPING=1\nSTATUS=waiting for the running jobs")
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         # Until now, the watchdog must not end a process whose jobs take long.
@@ -58,13 +60,18 @@ class SystemdNotify(Middleware):
             self._send("WATCHDOG=1")
 
     def _send(self, state: str) -> None:
-        if not self._address:
-            return
-        # An address that starts with @ is in Linux' abstract namespace.
-        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-                connection.settimeout(1)
-                connection.sendto(state.encode(), address)
-        except OSError as error:
-            logger.warning("cannot notify systemd", extra={"error_message": describe(error)})
+        notify(self._address, state)
+
+
+def notify(address: str, state: str) -> None:
+    """Send a state to systemd's socket; does nothing without an address."""
+    if not address:
+        return
+    # An address that starts with @ is in Linux' abstract namespace.
+    address = "\0" + address[1:] if address.startswith("@") else address
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+            connection.settimeout(1)
+            connection.sendto(state.encode(), address)
+    except OSError as error:
+        logger.warning("cannot notify systemd", extra={"error_message": describe(error)})

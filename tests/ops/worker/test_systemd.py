@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from formrelay.config import SystemdSettings
+from formrelay.core.exit_reason import set_exit_reason
 from formrelay.ops.worker.systemd import SystemdNotify
 from formrelay.testing import MemoryBroker
 from tests.support.harness import Harness
@@ -75,6 +76,20 @@ def test_a_worker_is_ready_works_and_stops(
     assert systemd.heard[0] == "READY=1"
     harness.stop()
     assert "STOPPING=1" in systemd.listen()
+
+
+def test_a_recycled_worker_does_not_stop_its_unit(
+    harness: Harness, address: str, systemd: Systemd
+) -> None:
+    notify_of(harness, address)
+    harness.start()
+    set_exit_reason("recycled")
+    try:
+        harness.stop()
+    finally:
+        set_exit_reason(None)
+    assert "READY=1" in systemd.listen()
+    assert "STOPPING=1" not in systemd.heard
 
 
 def test_a_worker_with_a_hanging_consumer_gives_no_sign_of_life(
