@@ -10,7 +10,7 @@ from .dead_inspection import Action, DeadLetterInspector
 from .entries import Entry, Page, QueueCounts, State, WorkerInfo
 from .errors import NotAvailable, UnknownCursor
 from .filters import DeadFilter, Extent, Which
-from .reported_workers import from_reports, read_reports, with_reports
+from .reported_workers import read_reports, with_reports
 from .saved_letters import SavedLetter
 from .steps import Progress
 
@@ -168,7 +168,7 @@ class Inspector(DeadLetterInspector):
     def workers(self) -> list[WorkerInfo]:
         """List the worker processes with their reports; on Redis, the latest heartbeat first.
 
-        If the broker lists no workers, the workers that report are listed.
+        Workers that the broker does not list, but that report, come last.
 
         Raises:
             NotAvailable: the broker does not list them, and there is no shared store.
@@ -179,8 +179,8 @@ class Inspector(DeadLetterInspector):
         except NotAvailable:
             if reports is None:
                 raise
-            return from_reports(reports, self._broker.clock.time())
-        return with_reports(listed, reports)
+            listed = []
+        return with_reports(listed, reports, self._broker.clock.time())
 
     @abstractmethod
     def listed_workers(self) -> list[WorkerInfo]:

@@ -42,17 +42,29 @@ def from_reports(reports: Iterable[WorkerReport], now: float) -> list[WorkerInfo
         now: Unix seconds, by this machine's clock.
     """
     return [
-        WorkerInfo(each.name, now - each.age, each.queues, each.name, report=each)
-        for each in reports
+        WorkerInfo(each.id, now - each.age, each.queues, each.name, report=each) for each in reports
     ]
 
 
 def with_reports(
-    workers: Sequence[WorkerInfo], reports: Iterable[WorkerReport] | None
+    workers: Sequence[WorkerInfo], reports: Iterable[WorkerReport] | None, now: float
 ) -> list[WorkerInfo]:
-    """Add the reports to listed workers, by name."""
-    by_name = {each.name: each for each in reports or ()}
-    return [
+    """Add the reports to listed workers, by name, and the workers that only report.
+
+    The broker forgets a worker that was killed, and RabbitMQ does not list one that has lost its
+    connection.
+
+    Args:
+        now: Unix seconds, by this machine's clock.
+    """
+    # A name may be that of an earlier process too; the newest report counts.
+    by_age = sorted(reports or (), key=lambda report: -report.age)
+    by_name = {each.name: each for each in by_age}
+    listed = [
         replace(worker, report=by_name[worker.name]) if worker.name in by_name else worker
         for worker in workers
     ]
+    taken = {worker.report.id for worker in listed if worker.report is not None}
+    others = [each for each in by_age if each.id not in taken]
+    others.sort(key=lambda report: (report.is_silent, report.id))
+    return [*listed, *from_reports(others, now)]

@@ -1,8 +1,9 @@
 """Records the outcomes of a worker process in the history of queues, and reports its state.
 
 The consumer counts each message when it settles it; counting does no input or output. Every five
-seconds, a thread adds the counts to the shared store and writes the worker report. While the store
-is unavailable, the counts are kept, and added later to the minute in which they were counted.
+seconds, a thread adds the counts to the shared store. While the store is unavailable, the counts
+are kept, and added later to the minute in which they were counted. Another thread writes the worker
+report (:mod:`.report_writer`).
 """
 
 from __future__ import annotations
@@ -22,16 +23,14 @@ from dramatiq.middleware import Middleware
 from ..core.backoff import BackoffTimer
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.errors import BrokerError, describe
-from ..core.failure import worker_name
 from ..core.outcomes import Outcome
 from ..core.periodic import Periodic
 from ..core.process import current_pid
 from ..core.retry import Exponential
 from ..state.history import History, Tally
-from ..state.worker_reports import WorkerReports
 from .delivery import DUE, Batch, Delivery
 from .outcome_counts import OutcomeCounts, Totals
-from .worker_report import make_report
+from .report_writer import ReportWriter
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -49,9 +48,6 @@ class HasStores(Protocol):
 
     def history(self) -> History:
         """The history to which the counts are added."""
-
-    def worker_reports(self) -> WorkerReports:
-        """The reports to which the report of this process is added."""
 
 
 @dataclass(slots=True)
@@ -72,9 +68,10 @@ class _Counted:
 class HistoryRecorder(Middleware):
     """Counts settled messages, adds the counts to the history, and reports this process.
 
-    Thread-safe. Its thread runs while a worker of this process runs.
+    Thread-safe. Its threads run while a worker of this process runs.
 
     Attributes:
+        reporting: writes the worker report.
         running: the deliveries whose actor runs, by their ``id()``. Admission adds them, and
             consumers remove them.
     """
@@ -86,8 +83,8 @@ class HistoryRecorder(Middleware):
         self.running: dict[int, Delivery] = {}
         #: The running workers. Without a worker, nothing is counted.
         self._workers: list[dramatiq.Worker] = []
-        self._began = 0.0
         self._pid = 0
+        self.reporting = ReportWriter(lambda: list(self._workers), self.running, clock)
         self._flushing = Periodic("history", INTERVAL, self.flush, at_once=True)
         self._lock = Lock()
         # Protected by the lock:
@@ -105,13 +102,14 @@ class HistoryRecorder(Middleware):
                 self.running.clear()
                 self._counts = OutcomeCounts(is_actor=self._is_actor)
             if not self._workers:
-                self._began = self._clock.monotonic()
+                self.reporting.begin()
             self._workers.append(worker)
             with_stores: Any = broker
             self._broker = with_stores
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self._flushing.start()
+        self.reporting.start(broker)
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         with self._lock:
@@ -120,6 +118,7 @@ class HistoryRecorder(Middleware):
             if is_last:
                 self._timer.reset()  # try once more
         if is_last:
+            self.reporting.stop()
             self._flushing.stop()
             self.flush()
 
@@ -186,17 +185,18 @@ class HistoryRecorder(Middleware):
     # -- flush ---------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Add the counts since the last call to the history, and write the worker report.
+        """Add the counts since the last call to the history.
 
         Does nothing during the back-off after an error of the store.
         """
         with self._lock:
-            self._keep(self._counts.collect())
+            tallies = self._counts.collect()
+            self.reporting.count(tallies.values())
+            self._keep(tallies)
             if self._broker is None or self._timer.remaining:
                 return
             try:
                 self._send(self._broker.history())
-                self._report(self._broker.worker_reports())
             except BrokerError as error:
                 wait = self._timer.fail(_BACKOFF)
                 about = {"error_message": describe(error), "retry_in_s": wait.total_seconds()}
@@ -226,10 +226,3 @@ class HistoryRecorder(Middleware):
             age = timedelta(seconds=max(0.0, self._clock.monotonic() - counted.at))
             history.add(counted.tallies, age=age, source=self._source, number=counted.number)
             self._pending.popleft()
-
-    def _report(self, reports: WorkerReports) -> None:
-        if not self._workers:  # the last worker has stopped
-            reports.remove(worker_name())
-            return
-        uptime = self._clock.monotonic() - self._began
-        reports.report(make_report(self._workers, list(self.running.values()), uptime))

@@ -13,11 +13,13 @@ import dramatiq
 
 from .. import __version__
 from ..core.failure import worker_name
+from ..core.process import process_key
 from ..state.worker_reports import (
     MAX_PROBLEM,
     MAX_QUEUES,
     MAX_RUNNING,
     PausedSink,
+    QueueSize,
     RunningJob,
     WorkerReport,
 )
@@ -44,7 +46,14 @@ _STATM = Path("/proc/self/statm")
 
 
 def make_report(
-    workers: Iterable[dramatiq.Worker], running: Iterable[Delivery], uptime: float
+    workers: Iterable[dramatiq.Worker],
+    running: Iterable[Delivery],
+    uptime: float,
+    *,
+    instance: str = "",
+    rates: tuple[float, float | None] = (0.0, None),
+    sizes: tuple[QueueSize, ...] = (),
+    problem: str = "",
 ) -> WorkerReport:
     """Make the report of this process, which contains neither ids nor payloads.
 
@@ -52,9 +61,13 @@ def make_report(
         workers: the running workers; usually one.
         running: the deliveries whose actor runs.
         uptime: seconds since the first worker started.
+        instance: a random text of the process.
+        rates: attempts per second and the share that failed, as :class:`.RecentRate` tells.
+        sizes: the sizes of the queues.
+        problem: why the broker did not answer outside the consumers; empty if it did.
     """
     workers = list(workers)
-    queues = sorted({queue for worker in workers for queue in list(worker.consumers)})
+    queues = consumed_queues(workers)
     now = time.monotonic()
     jobs = [
         RunningJob(
@@ -78,8 +91,18 @@ def make_report(
         tuple(jobs[:MAX_RUNNING]),
         _paused_sinks(workers),
         round(longest_stall(consumers), 1),
-        next((each for each in problems if each), "")[:MAX_PROBLEM],
+        next((each for each in problems if each), problem)[:MAX_PROBLEM],
+        rate=round(rates[0], 3),
+        error_rate=None if rates[1] is None else round(rates[1], 4),
+        sizes=sizes,
+        process=process_key(),
+        instance=instance,
     )
+
+
+def consumed_queues(workers: Iterable[dramatiq.Worker]) -> list[str]:
+    """The names of the queues that the workers consume, in order."""
+    return sorted({queue for worker in workers for queue in list(worker.consumers)})
 
 
 def _paused_sinks(workers: Iterable[dramatiq.Worker]) -> tuple[PausedSink, ...]:

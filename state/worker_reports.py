@@ -15,12 +15,17 @@ from typing import Any, Protocol
 from ..core.clock import SYSTEM_CLOCK, Clock
 
 #: Age of the last report from which a worker is silent: it was killed, hangs, or cannot reach the
-#: store.
-SILENT_AFTER = timedelta(seconds=30)
+#: store. Also the time without a look for messages from which a consumer hangs. Four reports may be
+#: missed, and with the interval of reports, both are known within 30 s.
+SILENT_AFTER = timedelta(seconds=20)
 #: How long the last report of a worker is kept.
 KEEP = timedelta(minutes=10)
 #: Maximum number of running jobs and of queues that a report names.
 MAX_RUNNING, MAX_QUEUES = 20, 200
+#: Maximum number of queues whose sizes a report has.
+MAX_SIZES = 20
+#: Maximum number of silent workers of a machine that one call returns.
+MAX_SILENT = 20
 #: Maximum length of the text of a problem.
 MAX_PROBLEM = 300
 #: Maximum number of reports that are read: the newest.
@@ -58,6 +63,20 @@ class PausedSink:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueSize:
+    """How many messages a queue holds, as a worker last counted them.
+
+    None means not available on this broker.
+    """
+
+    queue: str
+    waiting: int
+    delayed: int | None
+    in_flight: int | None
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReport:
     """The last report of a worker process.
 
@@ -73,6 +92,15 @@ class WorkerReport:
         stalled: seconds since one of its consumers last looked for a message. Below the worker's
             timeout of a second, unless a consumer hangs.
         problem: why it cannot use the broker; empty if it can.
+        rate: attempts per second in the last minute.
+        error_rate: share of these attempts that failed, 0 to 1; None without attempts.
+        sizes: the sizes of its queues, at most :data:`MAX_SIZES`; at first, or while the broker
+            does not answer, there are none.
+        process: the key of the process (:func:`~formrelay.core.process.process_key`); empty if the
+            system has none.
+        instance: a random text of the process: names repeat, above all in containers.
+        has_ended: whether another worker of its machine saw that the process has ended without
+            removing its report; set by the store.
         age: seconds since the report, by the store's clock; set by the store.
     """
 
@@ -86,7 +114,18 @@ class WorkerReport:
     paused: tuple[PausedSink, ...] = ()
     stalled: float = 0.0
     problem: str = ""
+    rate: float = 0.0
+    error_rate: float | None = None
+    sizes: tuple[QueueSize, ...] = ()
+    process: str = ""
+    instance: str = ""
+    has_ended: bool = False
     age: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """The name under which the report is stored, never that of another process."""
+        return f"{self.name}/{self.instance}" if self.instance else self.name
 
     @property
     def is_silent(self) -> bool:
@@ -99,15 +138,18 @@ class WorkerReport:
         return self.stalled > SILENT_AFTER.total_seconds()
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to plain JSON, without ``name`` and ``age``."""
+        """Convert to plain JSON, without the id, ``age`` and ``has_ended``."""
         data = asdict(self)
-        del data["name"], data["age"]
+        for name in ("name", "instance", "age", "has_ended"):
+            del data[name]
         return data
 
     @classmethod
-    def from_json(cls, name: str, data: Any, age: float) -> WorkerReport:
+    def from_json(cls, id: str, data: Any, age: float, *, has_ended: bool = False) -> WorkerReport:
         """Read a report of this or another version: unknown and malformed fields are ignored."""
+        name, _, instance = id.partition("/")
         known = data if isinstance(data, dict) else {}
+        process = known.get("process")
         version, memory = known.get("version"), known.get("memory_bytes")
         problem = known.get("problem")
         return cls(
@@ -121,21 +163,35 @@ class WorkerReport:
             tuple(_paused(each) for each in _items(known.get("paused"))),
             _number(known.get("stalled")),
             problem[:MAX_PROBLEM] if isinstance(problem, str) else "",
+            _number(known.get("rate")),
+            _number_or_none(known.get("error_rate")),
+            tuple(map(_size, _items(known.get("sizes"))))[:MAX_SIZES],
+            process if isinstance(process, str) else "",
+            instance,
+            has_ended,
             age,
         )
 
 
 class WorkerReports(Protocol):
-    """The last report of each worker process, by name. Each call is atomic.
+    """The last report of each worker process, by id. Each call is atomic.
 
     Raises (each method):
         BrokerUnavailable, BrokerRefused: the store failed.
     """
 
-    def report(self, report: WorkerReport) -> None:
-        """Store a report in place of the worker's last report."""
+    def report(self, report: WorkerReport) -> list[WorkerReport]:
+        """Store a report in place of the worker's last report.
 
-    def remove(self, name: str) -> None:
+        Returns:
+            The silent workers of the same host that are not known to have ended, at most
+            :data:`MAX_SILENT`: only a process of their machine can tell whether they still run.
+        """
+
+    def mark_ended(self, report: WorkerReport) -> None:
+        """Note that the process of a report has ended."""
+
+    def remove(self, id: str) -> None:
         """Remove the report of a worker that ends."""
 
     def read(self) -> list[WorkerReport]:
@@ -150,14 +206,18 @@ class MemoryWorkerReports:
         self._lock = Lock()
         self._reports: dict[str, tuple[float, WorkerReport]] = {}
 
-    def report(self, report: WorkerReport) -> None:
+    def report(self, report: WorkerReport) -> list[WorkerReport]:
         with self._lock:
-            self._reports[report.name] = (self._clock.time(), report)
+            self._reports[report.id] = (self._clock.time(), report)
             self._expire()
+        return []  # all are of this process
 
-    def remove(self, name: str) -> None:
+    def mark_ended(self, report: WorkerReport) -> None:
+        """Do nothing: a process that has ended has no reports in its memory."""
+
+    def remove(self, id: str) -> None:
         with self._lock:
-            self._reports.pop(name, None)
+            self._reports.pop(id, None)
 
     def read(self) -> list[WorkerReport]:
         with self._lock:
@@ -169,14 +229,14 @@ class MemoryWorkerReports:
     def _expire(self) -> None:
         oldest = self._clock.time() - KEEP.total_seconds()
         self._reports = {
-            name: (at, report) for name, (at, report) in self._reports.items() if at > oldest
+            id: (at, report) for id, (at, report) in self._reports.items() if at > oldest
         }
 
 
 def newest(reports: Iterable[WorkerReport]) -> list[WorkerReport]:
     """Return the newest :data:`MAX_REPORTS` reports, by name."""
-    found = sorted(reports, key=lambda report: (report.age, report.name))[:MAX_REPORTS]
-    return sorted(found, key=lambda report: report.name)
+    found = sorted(reports, key=lambda report: (report.age, report.id))[:MAX_REPORTS]
+    return sorted(found, key=lambda report: report.id)
 
 
 def _items(value: Any) -> list[Any]:
@@ -185,6 +245,22 @@ def _items(value: Any) -> list[Any]:
 
 def _number(value: Any) -> float:
     return value if isinstance(value, int | float) else 0
+
+
+def _number_or_none(value: Any) -> float | None:
+    return value if isinstance(value, int | float) else None
+
+
+def _size(data: Any) -> QueueSize:
+    known = data if isinstance(data, dict) else {}
+    delayed, in_flight = known.get("delayed"), known.get("in_flight")
+    return QueueSize(
+        str(known.get("queue", "")),
+        int(_number(known.get("waiting"))),
+        delayed if isinstance(delayed, int) else None,
+        in_flight if isinstance(in_flight, int) else None,
+        int(_number(known.get("dead"))),
+    )
 
 
 def _running(data: Any) -> RunningJob:

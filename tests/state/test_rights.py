@@ -59,6 +59,7 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
 
     reports = make_worker_reports(state)
     reports.report(WorkerReport("host:1", "1.0"))
+    reports.mark_ended(WorkerReport("host:1", "1.0"))
     assert [report.name for report in reports.read()] == ["host:1"]
     reports.remove("host:1")
 

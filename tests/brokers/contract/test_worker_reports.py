@@ -41,7 +41,7 @@ def harness(harness: Harness, request: pytest.FixtureRequest) -> Iterator[Harnes
 
 def report_of(harness: Harness) -> WorkerReport | None:
     """Let the worker report now, and return its report."""
-    harness.broker.history_recorder.flush()
+    harness.broker.history_recorder.reporting.write()
     return next(iter(harness.broker.worker_reports().read()), None)
 
 
