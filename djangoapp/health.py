@@ -1,4 +1,4 @@
-"""``GET /api/v1/workers/health``: whether the broker answers; for staff, also its queues."""
+"""``GET /api/v1/workers/health``: whether the broker answers; for staff, also its workers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from ..brokers import RelayBroker, get_broker
-from ..config import get_settings
 from ..core.errors import FormrelayError, describe
-from ..ops.status_json import list_workers, queue_to_json
+from ..ops.worker_health import NOTHING_KNOWN, worker_health
 from .access import is_staff
 from .discovery import declare_all
 from .shared_call import SharedCall
@@ -29,10 +28,11 @@ def health(request: HttpRequest) -> HttpResponse:
     """Answer 200 if the broker answers, else 503.
 
     The body is ``{"status": "ok"}`` or ``{"status": "down"}``. Staff also get the broker, its
-    queues and its workers; null means not available on this broker.
+    queues, its workers and their problems, with the status ``degraded`` if there are problems;
+    null means not available on this broker.
     """
     if is_staff(request):
-        return _answer(_details, _NOTHING)
+        return _answer(_details, NOTHING_KNOWN)
     return _answer(_status, {})
 
 
@@ -64,17 +64,8 @@ def _load_status() -> dict[str, Any]:
 
 
 def _load_details() -> dict[str, Any]:
-    broker = open_broker()
-    counts = [broker.inspector.counts(queue) for queue in broker.inspector.queues()]
-    return {
-        "broker": {"kind": get_settings().broker.kind, "weaknesses": broker.weaknesses()},
-        "queues": [queue_to_json(each) for each in counts],
-        "workers": list_workers(broker),
-    }
+    return worker_health(open_broker())
 
-
-#: Details of a broker that is down.
-_NOTHING: dict[str, Any] = {"broker": None, "queues": None, "workers": None}
 
 _status = SharedCall(_load_status, timeout=_TIMEOUT_SECONDS)
 _details = SharedCall(_load_details, timeout=_TIMEOUT_SECONDS)

@@ -6,10 +6,10 @@ All checks run within one time limit, so a server that hangs cannot hang the com
 from __future__ import annotations
 
 import socket
-import threading
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,8 +18,10 @@ from ..brokers import NotAvailable, QueueCounts, RelayBroker
 from ..config import get_settings
 from ..core.errors import FormrelayError, describe
 from .output import join_names
+from .probes import answers_within
 from .reachability import connect_to_api, is_embedded_clickhouse, problem_of
 from .status_json import worker_to_json
+from .worker_states import FAILING, WorkerState, jobs, problems, unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +39,32 @@ class CheckResult:
     says: str
 
 
+@dataclass(slots=True)
+class Health:
+    """The results of all checks.
+
+    Attributes:
+        parts: a result for each part.
+        workers: the worker processes as JSON; None if they are not known.
+        problems: what does not work, as :func:`.worker_states.problems` tells it.
+    """
+
+    parts: list[CheckResult] = field(default_factory=list)
+    workers: list[dict[str, Any]] | None = None
+    problems: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether every part works."""
+        return all(part.is_ok for part in self.parts)
+
+
 Check = Callable[[], Iterator[CheckResult]]
 
 
 def check_health(
     open_broker: Callable[[], RelayBroker], *, sinks: bool, only_here: bool, timeout: float
-) -> list[CheckResult]:
+) -> Health:
     """Check all parts at once.
 
     Args:
@@ -51,57 +73,42 @@ def check_health(
         only_here: whether only the workers of this machine count, and queues do not.
         timeout: seconds for all checks together; a part that takes longer is not ok.
     """
-    names = ["broker", "store", "workers"] + ([] if only_here else ["queues"])
-    checks: dict[Check, list[str]] = {lambda: _check_broker(open_broker, only_here): names}
+    health = Health()
+    of_broker = partial(_check_broker, open_broker, only_here, health)
+    checks: dict[tuple[str, ...], Check] = {
+        ("broker", "store", "workers") + (() if only_here else ("queues",)): of_broker
+    }
     if sinks:
-        checks |= {check: [name] for name, check in _configured_sinks()}
-    return _run_all(checks, timeout)
-
-
-def _run_all(checks: dict[Check, list[str]], timeout: float) -> list[CheckResult]:
-    """Run checks in threads; a part whose check gives no result in time is not ok."""
-    results: SimpleQueue[CheckResult | None] = SimpleQueue()
-    for check, names in checks.items():
-        # A daemon: it may hang for longer than the process runs.
-        threading.Thread(
-            target=_run, args=(check, names, results), name="formrelay-health", daemon=True
-        ).start()
-    found: dict[str, CheckResult] = {}
-    running, end = len(checks), monotonic() + timeout
-    try:
-        while running:
-            part = results.get(timeout=max(0.0, end - monotonic()))
-            if part is None:
-                running -= 1
-            else:
-                found[part.name] = part
-    except Empty:
-        pass
+        checks |= {(name,): check for name, check in _configured_sinks()}
+    probes = {names: partial(_run, check, names) for names, check in checks.items()}
+    found = {part.name: part for _, part in answers_within(timeout, probes)}
     late = f"no answer within {timeout:g} s"
-    every = [name for names in checks.values() for name in names]
-    return [found.get(name) or CheckResult(name, False, late) for name in every]
+    every = [name for names in checks for name in names]
+    health.parts = [found.get(name) or CheckResult(name, False, late) for name in every]
+    return health
 
 
-def _run(check: Check, names: Sequence[str], results: SimpleQueue[CheckResult | None]) -> None:
+def _run(check: Check, names: Sequence[str]) -> Iterator[CheckResult]:
+    """Run a check; an error becomes the result of the parts that are still without one."""
     done = set()
     try:
         for part in check():
             done.add(part.name)
-            results.put(part)
+            yield part
     except Exception as error:  # a health check must always print a result
         says = str(error) if isinstance(error, FormrelayError) else describe(error)
         first, *others = [name for name in names if name not in done]
-        results.put(CheckResult(first, False, says))
+        yield CheckResult(first, False, says)
         for name in others:
-            results.put(CheckResult(name, False, f"not known: the {first} does not answer"))
-    finally:
-        results.put(None)
+            yield CheckResult(name, False, f"not known: the {first} does not answer")
 
 
 # -- broker ----------------------------------------------------------------------------------
 
 
-def _check_broker(open_broker: Callable[[], RelayBroker], only_here: bool) -> Iterator[CheckResult]:
+def _check_broker(
+    open_broker: Callable[[], RelayBroker], only_here: bool, health: Health
+) -> Iterator[CheckResult]:
     broker = open_broker()
     start = monotonic()
     broker.ping()
@@ -109,9 +116,15 @@ def _check_broker(open_broker: Callable[[], RelayBroker], only_here: bool) -> It
     yield CheckResult("broker", True, f"{get_settings().broker.kind} answers in {took:.0f} ms")
     yield _store(broker)
     workers = _workers(broker)
+    if only_here and not isinstance(workers, str):
+        workers = [each for each in workers if _is_here(each)]
+    if not isinstance(workers, str):
+        health.workers = workers
     yield workers_result(workers, only_here=only_here)
-    if not only_here:
-        yield check_queues(broker)
+    queues, stuck = (None, []) if only_here else check_queues(broker)
+    health.problems = problems(health.workers or [], stuck)
+    if queues is not None:
+        yield queues
 
 
 def _store(broker: RelayBroker) -> CheckResult:
@@ -136,47 +149,61 @@ def _workers(broker: RelayBroker) -> list[dict[str, Any]] | str:
         return str(error)
 
 
+def _is_here(worker: dict[str, Any]) -> bool:
+    return (worker["name"] or "").rpartition(":")[0] == socket.gethostname()
+
+
 def workers_result(workers: list[dict[str, Any]] | str, *, only_here: bool) -> CheckResult:
-    """Check that a worker is alive, and that no live worker hangs or has lost the broker.
+    """Check that a worker is alive, and that no worker hangs or has lost the broker.
 
     Args:
         workers: the worker processes as JSON, or why they are not known.
-        only_here: whether only the workers of this machine count.
+        only_here: whether they are those of this machine.
     """
     if isinstance(workers, str):
         return CheckResult("workers", not only_here, f"not known: {workers}")
-    where = ""
-    if only_here:
-        host = socket.gethostname()
-        workers = [each for each in workers if (each["name"] or "").rpartition(":")[0] == host]
-        where = f" on {host}"
+    where = f" on {socket.gethostname()}" if only_here else ""
     alive = [each for each in workers if each["alive"]]
-    if not alive:
-        return CheckResult("workers", False, f"none is alive{where}: run formrelay worker")
-    says = [f"{len(alive)} alive{where}"]
-    if hanging := [each["name"] for each in alive if each["hangs"]]:
-        says.append(f"a consumer hangs: {join_names(hanging)}")
-    cut_off = [each for each in alive if each["problem"] and not each["hangs"]]
-    if cut_off:
-        names = join_names([each["name"] for each in cut_off])
-        says.append(f"without the broker: {names} ({cut_off[0]['problem']})")
-    if silent := [each["name"] or each["id"] for each in workers if not each["alive"]]:
-        says.append(f"silent: {join_names(silent)}")
-    return CheckResult("workers", not hanging and not cut_off, "; ".join(says))
+    named = defaultdict(list)
+    for each in workers:
+        named[each["state"]].append(each)
+    said = {
+        state: f"{text}: {join_names([each['name'] or each['id'] for each in named[state]])}"
+        for state, text in _SAID.items()
+        if named[state]
+    }
+    if cut_off := named[WorkerState.NO_BROKER]:
+        said[WorkerState.NO_BROKER] += f" ({cut_off[0]['why']})"
+    first = f"{len(alive)} alive{where}" if alive else f"none is alive{where}: run formrelay worker"
+    is_ok = bool(alive) and not any(named[state] for state in FAILING)
+    return CheckResult("workers", is_ok, "; ".join([first, *said.values()]))
 
 
-def check_queues(broker: RelayBroker, queues: Sequence[str] | None = None) -> CheckResult:
+_SAID = {
+    WorkerState.HANGS: "hangs",
+    WorkerState.NO_BROKER: "without the broker",
+    WorkerState.DIED: "died",
+    WorkerState.SILENT: "silent",
+}
+
+
+def check_queues(
+    broker: RelayBroker, queues: Sequence[str] | None = None
+) -> tuple[CheckResult, list[QueueCounts]]:
     """Check that a live worker consumes each queue with jobs; paused queues do not count.
 
     Args:
         queues: the queues to check; None checks every queue that can be listed.
+
+    Returns:
+        The result, and the queues that nobody reads.
     """
     counts = broker.inspector.counts_of(broker.inspector.queues() if queues is None else queues)
     try:
         consumed = broker.inspector.consumed({each.queue for each in counts})
     except NotAvailable:
-        consumed = None
-    return queues_result(counts, consumed)
+        return queues_result(counts, None), []
+    return queues_result(counts, consumed), unread(counts, consumed)
 
 
 def queues_result(counts: Sequence[QueueCounts], consumed: Collection[str] | None) -> CheckResult:
@@ -189,15 +216,15 @@ def queues_result(counts: Sequence[QueueCounts], consumed: Collection[str] | Non
     notes = [f"paused: {join_names(paused)}"] if paused else []
     if consumed is None:
         return CheckResult("queues", True, "; ".join([f"{len(counts)} known", *notes]))
-    stuck, empty = [], []
-    for each in counts:
-        if each.queue in consumed or each.paused:
-            continue
-        jobs = each.waiting + (each.scheduled or 0)  # Redis: a worker makes due jobs waiting
-        if jobs:
-            stuck.append(f"{each.queue} ({jobs:,} job{'' if jobs == 1 else 's'})")
-        else:
-            empty.append(each.queue)
+    stuck = [
+        f"{each.queue} ({jobs(each):,} job{'' if jobs(each) == 1 else 's'})"
+        for each in unread(counts, consumed)
+    ]
+    empty = [
+        each.queue
+        for each in counts
+        if each.queue not in consumed and not each.paused and not jobs(each)
+    ]
     if empty:
         notes.append(f"empty and without a worker: {join_names(empty)}")
     if stuck:

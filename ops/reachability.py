@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from queue import Empty, SimpleQueue
+from functools import partial
 from time import monotonic
 from urllib.parse import urlsplit
 
 from ..config import Settings
 from ..core.errors import FormrelayError, SinkError, describe
+from .probes import answers_within
 
 #: Seconds for all connections together.
 LIMIT = 2.0
@@ -49,30 +48,20 @@ def reach(probes: Mapping[str, Callable[[], object]], *, limit: float = LIMIT) -
         probes: by name, a function that raises if the system does not answer.
         limit: seconds; a system that takes longer is unreachable.
     """
-    results: SimpleQueue[tuple[str, Reach]] = SimpleQueue()
-    for name, probe in probes.items():
-        # A daemon: looking up a name may take longer than the process runs.
-        threading.Thread(
-            target=_run, args=(name, probe, results), name="formrelay-reach", daemon=True
-        ).start()
-    found: dict[str, Reach] = {}
-    end = monotonic() + limit
-    with suppress(Empty):
-        while len(found) < len(probes):
-            name, result = results.get(timeout=max(0.0, end - monotonic()))
-            found[name] = result
+    tasks = {name: partial(_try, probe) for name, probe in probes.items()}
+    found = dict(answers_within(limit, tasks))
     late = Reach(None, f"no answer within {limit:g} s")
     return {name: found.get(name, late) for name in probes}
 
 
-def _run(name: str, probe: Callable[[], object], results: SimpleQueue[tuple[str, Reach]]) -> None:
+def _try(probe: Callable[[], object]) -> Iterator[Reach]:
     start = monotonic()
     try:
         probe()
     except Exception as error:  # the workers start anyway
-        results.put((name, Reach(None, problem_of(error))))
+        yield Reach(None, problem_of(error))
     else:
-        results.put((name, Reach(monotonic() - start)))
+        yield Reach(monotonic() - start)
 
 
 def problem_of(error: Exception) -> str:

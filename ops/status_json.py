@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..brokers import NotAvailable, QueueCounts, RelayBroker, WorkerInfo
-from ..state.worker_reports import SILENT_AFTER, WorkerReport
+from ..state.worker_reports import SILENT_AFTER, QueueSize, WorkerReport
+from .worker_states import WorkerState, judge
 
 
 def queue_to_json(counts: QueueCounts) -> dict[str, Any]:
@@ -26,19 +27,21 @@ def queue_to_json(counts: QueueCounts) -> dict[str, Any]:
 
 def worker_to_json(broker: RelayBroker, worker: WorkerInfo) -> dict[str, Any]:
     """Return a worker process. None means not available on this broker."""
+    now, timeout = broker.clock.time(), broker.options.heartbeat_timeout
     if worker.last_heartbeat is None:  # the broker lists only workers that are connected
         alive, silent = True, None
     else:
-        silent = max(0.0, broker.clock.time() - worker.last_heartbeat)
-        limit = broker.options.heartbeat_timeout
-        if worker.report is not None and worker.id == worker.report.name:
-            limit = max(limit, SILENT_AFTER)  # known from its reports alone
-        alive = silent <= limit.total_seconds()
+        silent = max(0.0, now - worker.last_heartbeat)
+        is_listed = worker.report is None or worker.id != worker.report.id
+        alive = silent <= (timeout if is_listed else SILENT_AFTER).total_seconds()
+    judged = judge(worker, now, timeout.total_seconds())
     return {
         "id": worker.id,
         "name": worker.name,
+        "state": judged.state.value,
+        "why": judged.why or None,
         "silent_for_s": None if silent is None else round(silent, 3),
-        "alive": alive,
+        "alive": alive and judged.state is not WorkerState.DIED,
         "queues": worker.queues,
         **_reported(worker.report),
     }
@@ -47,8 +50,7 @@ def worker_to_json(broker: RelayBroker, worker: WorkerInfo) -> dict[str, Any]:
 def _reported(report: WorkerReport | None) -> dict[str, Any]:
     """Return what a worker reported of itself; None for a worker that does not report."""
     if report is None:
-        names = ("version", "up_s", "memory_bytes", "running_count", "running", "hangs", "problem")
-        return dict.fromkeys(names)
+        return dict.fromkeys(_REPORTED)
     return {
         "version": report.version,
         "up_s": round(report.uptime + report.age, 1),
@@ -60,6 +62,23 @@ def _reported(report: WorkerReport | None) -> dict[str, Any]:
         ],
         "hangs": report.hangs,
         "problem": report.problem or None,
+        "jobs_per_s": report.rate,
+        "error_rate": report.error_rate,
+        "sizes": [_size_to_json(each) for each in report.sizes],
+    }
+
+
+_REPORTED = tuple(_reported(WorkerReport("", "")))
+
+
+def _size_to_json(size: QueueSize) -> dict[str, Any]:
+    """Return the size of a queue, with the names of :func:`queue_to_json`."""
+    return {
+        "queue": size.queue,
+        "waiting": size.waiting,
+        "scheduled": size.delayed,
+        "in_flight": size.in_flight,
+        "dead": size.dead,
     }
 
 

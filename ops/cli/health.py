@@ -34,15 +34,16 @@ def health(
 
     Example: formrelay health --here --timeout 3
     """
-    parts = check_health(_open_broker, sinks=sinks, only_here=here, timeout=timeout)
-    is_ok = all(part.is_ok for part in parts)
+    found = check_health(_open_broker, sinks=sinks, only_here=here, timeout=timeout)
     if json:
-        found = [{"part": each.name, "ok": each.is_ok, "says": each.says} for each in parts]
-        print_json({"status": "ok" if is_ok else "failed", "parts": found})
+        parts = [{"part": each.name, "ok": each.is_ok, "says": each.says} for each in found.parts]
+        status = "ok" if found.is_ok else "failed"
+        about = {"workers": found.workers, "problems": found.problems}
+        print_json({"status": status, "parts": parts, **about})
     else:
-        rows = [(each.name, "ok" if each.is_ok else "failed", each.says) for each in parts]
+        rows = [(each.name, "ok" if each.is_ok else "failed", each.says) for each in found.parts]
         print_table("Health", ["part", "state", "details"], rows, empty="")
-    if not is_ok:
+    if not found.is_ok:
         raise typer.Exit(NOT_FINE)
 
 

@@ -128,7 +128,7 @@ def _row(line: Line, *, has_rates: bool) -> tuple[Any, ...]:
     counts, recent = line.counts, line.recent
     rates: tuple[Any, ...] = ()
     if has_rates and recent is not None:
-        rates = (_rate(recent.per_second), _share(recent.error_rate))
+        rates = (shown_rate(recent.per_second), shown_share(recent.error_rate))
     oldest = None if counts.oldest_age is None else age(counts.oldest_age.total_seconds())
     return (
         counts.queue,
@@ -150,11 +150,13 @@ def _state(line: Line) -> str | None:
     return NOT_AVAILABLE if line.counts.paused is None else None
 
 
-def _rate(per_second: float) -> str:
+def shown_rate(per_second: float) -> str:
+    """Write a rate in a table."""
     return f"{per_second:.0f}" if per_second >= 1 or not per_second else f"{per_second:.1g}"
 
 
-def _share(rate: float | None) -> str | None:
+def shown_share(rate: float | None) -> str | None:
+    """Write a share of 0 to 1 in a table."""
     if not rate:
         return None if rate is None else "0%"
     return "<1%" if rate < 0.01 else f"{rate:.0%}"

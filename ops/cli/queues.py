@@ -26,7 +26,7 @@ from ..worker.boot import NOT_FINE
 from .candidates import queue_names
 from .confirm import YesOption, confirm
 from .options import DryRunOption, JsonOption, open_inspector
-from .queue_table import survey
+from .queue_table import shown_rate, shown_share, survey
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -255,6 +255,11 @@ def from_stock(
 def workers(json: JsonOption = False) -> None:
     """List the worker processes. Exits with 1 if none is alive.
 
+    state: `ok`, `hangs`, `no_broker` (it cannot use the broker), `died`
+    (without an orderly end), or `silent` (it does not report).
+    jobs/s and errors: attempts per second, and the share of failed attempts,
+    in the last minute. --json also has the sizes of the worker's queues.
+
     Example: formrelay workers --json
     """
     broker = get_broker()
@@ -266,8 +271,12 @@ def workers(json: JsonOption = False) -> None:
     if json:
         print_json(found)
     else:
-        columns = ["worker", "alive", "silent", "version", "memory", "running", "queues"]
+        columns = ["worker", "state", "last seen", "version", "memory"]
+        columns += ["jobs/s", "errors", "running", "queues"]
         print_table("Workers", columns, [_worker_row(each) for each in found], empty="no workers")
+        for each in found:
+            if each["why"]:
+                say_error(f"{each['name'] or each['id']}: {each['state']}: {each['why']}")
     if not any(worker["alive"] for worker in found):
         raise typer.Exit(NOT_FINE)
 
@@ -276,10 +285,12 @@ def _worker_row(worker: dict[str, Any]) -> tuple[Any, ...]:
     silent, memory = worker["silent_for_s"], worker["memory_bytes"]
     return (
         worker["name"] or worker["id"],
-        "yes" if worker["alive"] else "no",
+        worker["state"],
         NOT_AVAILABLE if silent is None else age(silent),
         worker["version"],
         None if memory is None else f"{memory / 1_000_000:.0f} MB",
+        None if worker["jobs_per_s"] is None else shown_rate(worker["jobs_per_s"]),
+        shown_share(worker["error_rate"]),
         _running(worker),
         ", ".join(worker["queues"]) or None,
     )

@@ -19,6 +19,7 @@ from ...brokers import RelayBroker
 from ...core.printable import check_id, read_id
 from ...state.audit import Via
 from ..audit import Operator, record
+from ..worker_health import worker_health
 from .access import Access, HostAccess, User
 from .assets import asset_names
 from .cached import Cached
@@ -74,6 +75,7 @@ class Site:
         tasks: replays and deletes many dead letters in threads.
         rates: success rates of webhook endpoints.
         failed_logins: failed logins by address.
+        health: what the health of the workers is.
     """
 
     access: Access
@@ -87,6 +89,7 @@ class Site:
     tasks: Tasks = field(default_factory=Tasks)
     rates: Cached[Rates] = field(default_factory=cached_rates)
     failed_logins: FailedLogins = field(default_factory=FailedLogins)
+    health: Cached[dict[str, Any]] = field(default_factory=lambda: Cached(worker_health, 2.0))
 
 
 class View:

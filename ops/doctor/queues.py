@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from ...brokers import Inspector, NotAvailable, get_broker
 from ...core.printable import printable
 from .. import health_check
 from ..output import age
 from ..status_json import list_workers
+from ..worker_states import FAILING, WorkerState
 from .finding import Finding
 
-#: Maximum number of workers that are named.
+#: Maximum number of workers in a state that are named.
 _MAX_NAMED = 5
 
 
@@ -74,7 +76,7 @@ def _newest(inspector: Inspector, queue: str) -> str:
 
 
 def check_workers() -> Iterator[Finding]:
-    """Check that workers are alive."""
+    """Check that workers are alive, and that none hangs, is cut off or has died."""
     broker = get_broker()
     workers = list_workers(broker)
     if workers is None:
@@ -82,20 +84,38 @@ def check_workers() -> Iterator[Finding]:
         problem = broker.inspector.degraded()
         yield Finding("workers", "weak", f"not known: {problem or says}")
         return
-    silent = [each for each in workers if not each["alive"]]
-    for each in silent[:_MAX_NAMED]:
-        says = (
-            f"{each['name'] or each['id']} sent its last heartbeat {age(each['silent_for_s'])} ago"
-            ": it was killed or hangs; its jobs go to other workers"
-        )
-        yield Finding("workers", "weak", f"{says}; end its process if it still runs")
-    if (more := len(silent) - _MAX_NAMED) > 0:
-        yield Finding("workers", "weak", f"{more} more are silent; run formrelay workers")
-    count = len(workers) - len(silent)
+    yield from broken_workers(workers)
+    count = sum(each["alive"] for each in workers)
     if count:
         yield Finding("workers", "ok", f"{count} alive")
     else:
         yield Finding("workers", "weak", "none is alive; run formrelay worker")
+
+
+def broken_workers(workers: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    """Name the workers that do not work, at most a few in each state.
+
+    Args:
+        workers: the worker processes as JSON.
+    """
+    for state, (says, todo) in _TODO.items():
+        found = [each for each in workers if each["state"] == state]
+        level: Literal["weak", "bad"] = "bad" if state in FAILING else "weak"
+        for each in found[:_MAX_NAMED]:
+            name = each["name"] or each["id"]
+            yield Finding("workers", level, f"{name} {says}: {each['why']}; {todo}")
+        if (more := len(found) - _MAX_NAMED) > 0:
+            text = f"{more} more in the state {state}; run formrelay workers"
+            yield Finding("workers", level, text)
+
+
+#: What each state of a worker is, and what to do.
+_TODO = {
+    WorkerState.HANGS: ("hangs", "look at it with py-spy dump, then end the process"),
+    WorkerState.NO_BROKER: ("cannot use the broker", "check the network of its machine"),
+    WorkerState.DIED: ("died", "nothing to do if others run its queues"),
+    WorkerState.SILENT: ("is silent", "read its log, and end its process if it still runs"),
+}
 
 
 def check_queues(queues: Sequence[str] | None = None) -> Iterator[Finding]:
@@ -107,7 +127,7 @@ def check_queues(queues: Sequence[str] | None = None) -> Iterator[Finding]:
     broker = get_broker()
     inspector = broker.inspector
     shown = inspector.queues() if queues is None else _existing(inspector, queues)
-    part = health_check.check_queues(broker, shown)
+    part, _ = health_check.check_queues(broker, shown)
     if not part.is_ok:
         todo = "start a worker of these queues (formrelay worker --queue)"
         yield Finding("queues", "weak", f"{part.says}; {todo}")

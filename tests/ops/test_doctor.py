@@ -116,7 +116,7 @@ def test_dead_letters_silent_workers_and_failing_endpoints_need_attention(tmp_pa
             "dead letters: 2 dead letters in emails; the newest 1m ago, ",
             ": undecodable: ",
             "; run formrelay dlq list --queue emails, then dlq replay or dlq delete",
-            "workers: host:17 sent its last heartbeat 11m ago: it was killed or hangs",
+            "workers: host:17 is silent: last heartbeat 11m ago: it was killed, hangs, or is cut",
             "workers: none is alive; run formrelay worker",
             "queues: without a worker: events (1 job)",
             "endpoints: e1 (example.com) failed 7 times in a row for ",

@@ -71,10 +71,10 @@ def test_a_server_that_hangs_does_not_hang_the_check() -> None:
 
     found = check_health(open_broker, sinks=False, only_here=True, timeout=0.01)
     never.set()
-    assert [(part.name, part.is_ok) for part in found] == [
+    assert [(part.name, part.is_ok) for part in found.parts] == [
         *(("broker", False), ("store", False), ("workers", False))
     ]
-    assert {part.says for part in found} == {"no answer within 0.01 s"}
+    assert {part.says for part in found.parts} == {"no answer within 0.01 s"}
 
 
 def counts(queue: str, waiting: int, *, scheduled: int | None = 0, paused: bool = False) -> Any:
@@ -140,22 +140,21 @@ def test_rabbitmq_tells_which_queue_has_no_worker_without_its_api(
     assert "secret" not in said + queues.stderr
 
 
-def worker(name: str, **changes: Any) -> dict[str, Any]:
-    return {"id": name, "name": name, "alive": True, "hangs": False, "problem": None, **changes}
+def worker(name: str, state: str = "ok", why: str = "") -> dict[str, Any]:
+    alive = state not in ("died", "silent")
+    return {"id": name, "name": name, "alive": alive, "state": state, "why": why or None}
 
 
-def test_hanging_cut_off_and_silent_workers_are_told_apart() -> None:
-    fine, silent = worker("a:1"), worker("a:2", alive=False)
-    hangs, cut_off = worker("a:3", hangs=True), worker("a:4", problem="no answer")
+def test_workers_that_do_not_work_are_told_apart() -> None:
+    fine, silent, died = worker("a:1"), worker("a:2", "silent"), worker("a:5", "died")
+    hangs, cut_off = worker("a:3", "hangs"), worker("a:4", "no_broker", "no answer")
     assert workers_result([fine], only_here=False).is_ok
-    found = workers_result([fine, silent], only_here=False)
-    assert (found.is_ok, found.says) == (True, "1 alive; silent: a:2")
+    # Other workers run the jobs of these.
+    found = workers_result([fine, silent, died], only_here=False)
+    assert (found.is_ok, found.says) == (True, "1 alive; died: a:5; silent: a:2")
     found = workers_result([fine, hangs, cut_off], only_here=False)
     assert (found.is_ok, found.says) == (
         False,
-        "3 alive; a consumer hangs: a:3; without the broker: a:4 (no answer)",
+        "3 alive; hangs: a:3; without the broker: a:4 (no answer)",
     )
-
-
-def test_a_worker_of_an_older_version_reports_neither() -> None:
-    assert workers_result([worker("a:1", hangs=None, problem=None)], only_here=False).is_ok
+    assert not workers_result([died], only_here=False).is_ok

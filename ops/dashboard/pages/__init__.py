@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import audit, dead, email, job, login, overview, queue, sheets, tasks, webhooks
+from . import audit, dead, email, health, job, login, overview, queue, sheets, tasks, webhooks
 
 ROUTES = (
     *overview.ROUTES,
@@ -14,5 +14,6 @@ ROUTES = (
     *email.ROUTES,
     *sheets.ROUTES,
     *audit.ROUTES,
+    *health.ROUTES,
     *login.ROUTES,
 )

@@ -37,16 +37,22 @@ class WorkerRow:
     """A worker process.
 
     Attributes:
+        state: what it does, as :class:`.WorkerState` tells.
+        why: why it is in that state; empty if it works.
         silent_for: seconds since its last heartbeat; None if the broker has no heartbeats.
         version: version of formrelay; None if the worker does not report.
         up: seconds since its start.
         memory: resident bytes.
         running_count: number of jobs that run.
         running: the jobs that have run longest: ``actor``, ``for_s``, ``jobs``.
+        rate: attempts per second in the last minute.
+        error_rate: share of these attempts that failed; None without attempts.
     """
 
     name: str
     is_alive: bool
+    state: str
+    why: str
     silent_for: float | None
     queues: tuple[str, ...]
     version: str | None = None
@@ -54,6 +60,8 @@ class WorkerRow:
     memory: int | None = None
     running_count: int | None = None
     running: Sequence[dict[str, Any]] = ()
+    rate: float | None = None
+    error_rate: float | None = None
 
 
 def show(view: View) -> Response:
@@ -125,6 +133,8 @@ def _worker_row(broker: RelayBroker, worker: WorkerInfo) -> WorkerRow:
     return WorkerRow(
         found["name"] or found["id"],
         found["alive"],
+        found["state"],
+        found["why"] or "",
         found["silent_for_s"],
         found["queues"],
         found["version"],
@@ -132,6 +142,8 @@ def _worker_row(broker: RelayBroker, worker: WorkerInfo) -> WorkerRow:
         found["memory_bytes"],
         found["running_count"],
         found["running"] or (),
+        found["jobs_per_s"],
+        found["error_rate"],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from werkzeug.test import Client
@@ -136,13 +137,31 @@ def test_workers_say_what_they_run(site: Site) -> None:
         123_456_789,
         5,
         (*running, running[0], running[0]),
+        rate=2.5,
+        error_rate=0.1,
     )
     add_worker(site, "w1", "webhooks")
     make_worker_reports(site.broker.state).report(report)
     text = re.sub(r"<[^>]+>", " ", site.page("/"))
     words = " ".join(text.split())
-    says = r"w1:1 alive \d+s ago 1h 123 MB 1\.2\.3 deliver 12s ?, record ×500 3s ?, deliver 12s"
-    assert re.search(says + " and 2 more webhooks", words)
+    says = r"w1:1 alive \d+s ago 1h 2\.5 10\.0 % 123 MB 1\.2\.3 deliver 12s ?, record ×500 3s ?, "
+    assert re.search(says + "deliver 12s and 2 more webhooks", words)
+
+
+def test_workers_that_do_not_work_are_told_apart(site: Site) -> None:
+    store: Any = make_worker_reports(site.broker.state)
+    store.report(WorkerReport("a:1", "1", stalled=30))
+    store.report(WorkerReport("b:1", "1", problem="no answer"))
+    ended = WorkerReport("c:1", "1")
+    store.report(ended)
+    store.mark_ended(ended)
+    site.broker.client.zincrby(
+        f"{site.broker.state.namespace}:__reports__.times", -25_000, ended.id
+    )
+    words = " ".join(re.sub(r"<[^>]+>", " ", site.page("/")).split())
+    assert re.search(r"a:1 hangs .* b:1 no broker .* c:1 died", words)
+    assert "b:1 cannot use the broker: no answer" in words
+    assert "a:1 hangs: a consumer has not looked for jobs for 30s" in words
 
 
 # -- sinks ---------------------------------------------------------------------------------

@@ -1,0 +1,139 @@
+"""Tells apart why a worker process does not work, and which queues nobody reads.
+
+What is known comes from the heartbeats of the broker and from the reports of the workers. On the
+machine of a worker, its process is looked up too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ..brokers import QueueCounts, WorkerInfo
+from ..core.process import Fate, fate_of
+from ..state.worker_reports import WorkerReport
+from .output import age
+
+
+class WorkerState(StrEnum):
+    """What a worker process does. The values are public: JSON and alerts have them."""
+
+    OK = "ok"
+    #: A consumer, or the process as a whole, does nothing.
+    HANGS = "hangs"
+    #: It runs, and cannot use the broker.
+    NO_BROKER = "no_broker"
+    #: The process ended without saying so: it was killed, or crashed.
+    DIED = "died"
+    #: It does not report, and nobody on its machine says why.
+    SILENT = "silent"
+
+
+#: The state of a queue with jobs that no live worker consumes, beside the states of workers.
+NO_WORKER = "no_worker"
+#: States that need somebody. Others run the jobs of a worker that died, and a silent worker may be
+#: one of a machine that was removed.
+FAILING = frozenset((WorkerState.HANGS, WorkerState.NO_BROKER))
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The state of a worker, and why it is in that state; empty if it works."""
+
+    state: WorkerState
+    why: str = ""
+
+
+_OK = Judgement(WorkerState.OK)
+
+
+def judge(worker: WorkerInfo, now: float, heartbeat_timeout: float) -> Judgement:
+    """Tell the state of a worker process.
+
+    Args:
+        now: Unix seconds, by this machine's clock.
+        heartbeat_timeout: seconds after which a worker without a heartbeat counts as dead.
+    """
+    report, last = worker.report, worker.last_heartbeat
+    if report is None:
+        if last is None or now - last <= heartbeat_timeout:
+            return _OK
+        why = f"last heartbeat {age(now - last)} ago: it was killed, hangs, or is cut off"
+        return Judgement(WorkerState.SILENT, why)
+    if not report.is_silent:
+        return _reporting(report)
+    is_listed = worker.id != report.id
+    if is_listed and last is not None and now - last <= heartbeat_timeout:
+        why = f"last report {age(report.age)} ago: it works, but cannot reach the shared store"
+        return Judgement(WorkerState.SILENT, why)
+    return _silent(report)
+
+
+def _reporting(report: WorkerReport) -> Judgement:
+    # First, since consumers that wait for a broker look as if they hung.
+    if report.problem:
+        return Judgement(WorkerState.NO_BROKER, report.problem)
+    if report.hangs:
+        return Judgement(
+            WorkerState.HANGS, f"a consumer has not looked for jobs for {age(report.stalled)}"
+        )
+    return _OK
+
+
+def _silent(report: WorkerReport) -> Judgement:
+    since = f"last report {age(report.age)} ago"
+    if report.has_ended:
+        return Judgement(WorkerState.DIED, f"{since}: its process was killed or crashed")
+    match fate_of(report.process):
+        case Fate.ENDED:
+            return Judgement(WorkerState.DIED, f"{since}: its process was killed or crashed")
+        case Fate.STOPPED:
+            return Judgement(WorkerState.HANGS, f"{since}: its process is stopped (SIGSTOP)")
+        case Fate.RUNS:
+            says = "its process runs, but hangs or cannot reach the store"
+            return Judgement(WorkerState.SILENT, f"{since}: {says}")
+        case Fate.UNKNOWN:
+            says = "it was killed, hangs, or cannot reach the store"
+            return Judgement(WorkerState.SILENT, f"{since}: {says}")
+
+
+def unread(counts: Iterable[QueueCounts], consumed: Iterable[str]) -> list[QueueCounts]:
+    """The queues with jobs that nobody reads; a paused queue is none of them.
+
+    Args:
+        consumed: names of the queues that live workers consume.
+    """
+    read = set(consumed)
+    return [each for each in counts if each.queue not in read and not each.paused and jobs(each)]
+
+
+def jobs(counts: QueueCounts) -> int:
+    """The number of jobs that a worker of a queue would run: waiting, or scheduled on Redis."""
+    return counts.waiting + (counts.scheduled or 0)  # a worker makes due jobs waiting
+
+
+def problems(
+    workers: Sequence[dict[str, Any]], stuck: Sequence[QueueCounts]
+) -> list[dict[str, Any]]:
+    """Return what does not work: ``kind`` (a state), ``worker`` or ``queue``, and ``why``.
+
+    Args:
+        workers: the worker processes as JSON (:func:`.status_json.worker_to_json`).
+        stuck: the queues that nobody reads.
+    """
+    found: list[dict[str, Any]] = [
+        {"kind": each["state"], "worker": each["name"] or each["id"], "why": each["why"]}
+        for each in workers
+        if each["state"] != WorkerState.OK
+    ]
+    found += [
+        {
+            "kind": NO_WORKER,
+            "queue": each.queue,
+            "why": f"{jobs(each):,} job{'' if jobs(each) == 1 else 's'} and no live worker",
+        }
+        for each in stuck
+    ]
+    return found
