@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 
 from .dead_inspection import Action, DeadLetterInspector
 from .entries import Entry, Page, QueueCounts, State, WorkerInfo
 from .errors import NotAvailable, UnknownCursor
 from .filters import DeadFilter, Extent, Which
+from .message_edits import Deleted, Edit, Editor, EditStep
 from .reported_workers import read_reports, with_reports
 from .saved_letters import SavedLetter
 from .steps import Progress
@@ -17,6 +18,10 @@ from .steps import Progress
 __all__ = [
     "Action",
     "DeadFilter",
+    "Deleted",
+    "Edit",
+    "EditStep",
+    "Editor",
     "Entry",
     "Extent",
     "Inspector",
@@ -30,6 +35,9 @@ __all__ = [
     "Which",
     "WorkerInfo",
 ]
+
+#: Number of messages that are looked at in one step.
+_EDITED_PER_PAGE = 500
 
 
 class Inspector(DeadLetterInspector):
@@ -164,6 +172,47 @@ class Inspector(DeadLetterInspector):
         Raises:
             NotAvailable
         """
+
+    def edit_all(
+        self, queue: str, state: State, edit: Editor, *, dry_run: bool = False
+    ) -> Iterator[EditStep]:
+        """Look at each message in a state, and replace or delete it as ``edit`` says.
+
+        Works beside running workers: a message that has changed or was fetched since it was looked
+        at is left as it is. A process that is killed leaves each message whole or edited; on
+        RabbitMQ, it may leave some hundred messages twice.
+
+        RabbitMQ has no scheduled messages to look at. Its waiting messages are all moved to the
+        end of their queue, so they cannot only be looked at. Of its dead letters, a dry run looks
+        at the oldest.
+
+        Args:
+            state: not in flight.
+            dry_run: only look.
+
+        Raises:
+            NotAvailable: this broker cannot look at the messages in this state.
+        """
+        cursor: str | None = None
+        pending: list[tuple[Entry, Edit]] = []
+        while True:
+            page = self.browse(queue, state, limit=_EDITED_PER_PAGE, cursor=cursor)
+            edits = [
+                (entry, made) for entry in page.entries if (made := edit(entry)) is not None
+            ]
+            # The cursor names the last message of a page, so that it is deleted a page later.
+            done = pending if dry_run else self._edit(queue, pending)
+            yield EditStep.of(len(page.entries), done)
+            pending, cursor = edits, page.cursor
+            if cursor is None:
+                break
+        yield EditStep.of(0, pending if dry_run else self._edit(queue, pending))
+
+    def _edit(
+        self, queue: str, edits: Sequence[tuple[Entry, Edit]]
+    ) -> Sequence[tuple[Entry, Edit]]:
+        """Make edits of messages that are unchanged and not in flight; return these."""
+        raise NotAvailable("editing messages")
 
     def workers(self) -> list[WorkerInfo]:
         """List the worker processes with their reports; on Redis, the latest heartbeat first.

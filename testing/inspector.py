@@ -13,6 +13,7 @@ from ..brokers.fields import for_replay, timestamp_in
 from ..brokers.inspection import (
     Action,
     DeadFilter,
+    Edit,
     Entry,
     Extent,
     Inspector,
@@ -136,6 +137,25 @@ class MemoryInspector(Inspector):
                 return False
             self._memory[queue].drop(stored)
             return True
+
+    def _edit(
+        self, queue: str, edits: Sequence[tuple[Entry, Edit]]
+    ) -> Sequence[tuple[Entry, Edit]]:
+        with self._memory.changed:
+            return [each for each in edits if self._edit_one(self._memory[queue], *each)]
+
+    def _edit_one(self, queue: MemoryQueue, entry: Entry, edit: Edit) -> bool:
+        messages = queue.dead if entry.state is State.DEAD else queue.live
+        stored = messages.get(entry.id)
+        if stored is None or (stored.state, stored.body) != (entry.state, entry.raw):
+            return False
+        if isinstance(edit, bytes):
+            stored.body = edit
+        elif entry.state is State.DEAD:
+            del messages[entry.id]
+        else:
+            queue.drop(stored)
+        return True
 
     def listed_workers(self) -> list[WorkerInfo]:
         queues = sorted(self._consumed())

@@ -11,14 +11,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from ..entries import Entry
+from ..entries import Entry, State
 from ..fields import for_replay
 from ..inspection import Action
+from ..message_edits import Edit, Editor, EditStep
 from . import codec
 from .client import Publication, RabbitClient
 from .dead_letters import DeadLetterReader
-from .dead_lock import exclusive_access, marker, remove_marker
+from .dead_lock import exclusive_access, lock_name, marker, remove_marker
 from .dead_moves import Letter, LetterMover
 from .deaths import decoded
 
@@ -37,6 +39,8 @@ class DeadLetterChange:
         matches: None: all dead letters match.
         most_per_step: maximum number in one step. Between two such steps no dead letter is held.
         most: maximum number in total.
+        waiting: whether to change the waiting messages instead, beside the workers. All of them
+            are moved to the end of the queue.
 
     Raises:
         as :class:`.dead_letters.DeadLetterReader`.
@@ -52,6 +56,7 @@ class DeadLetterChange:
         *,
         most_per_step: int | None = None,
         most: float = math.inf,
+        waiting: bool = False,
     ) -> None:
         self._client = client
         self._queue = queue
@@ -60,11 +65,13 @@ class DeadLetterChange:
         self._matches = matches
         self._most_per_step = most_per_step
         self._most = most
-        self._mover = LetterMover(client, queue)
+        self._waiting = waiting
+        self._lock = lock_name(queue, waiting=waiting)
+        self._mover = LetterMover(client, queue, waiting=waiting)
         #: Number of dead letters, from the oldest, that are still to be looked at.
         self._left = math.inf
         #: Whether dead letters that do not match are moved to the end of the queue.
-        self._moves = False
+        self._moves = waiting
         #: Whether it was checked that no killed process left letters twice, and whether one did.
         self._is_checked = self._is_unclean = False
         #: The dead letters that do not match and are held.
@@ -80,11 +87,15 @@ class DeadLetterChange:
     def _clean(self) -> Iterator[int]:
         """Remove the letters that a killed process left twice."""
         client, queue = self._client, self._queue
-        turn = DeadLetterChange(client, queue, self._job_types, "delete", lambda _: False)
-        turn._moves, turn._mover = True, LetterMover(client, queue, recognises=True)
+        waiting = self._waiting
+        turn = DeadLetterChange(
+            client, queue, self._job_types, "delete", lambda _: False, waiting=waiting
+        )
+        turn._moves = True
+        turn._mover = LetterMover(client, queue, recognises=True, waiting=waiting)
         yield from turn._turn(keeps_marker=True)
-        with client.connection([queue]) as connection, exclusive_access(connection, queue):
-            remove_marker(connection, queue)
+        with client.connection([queue]) as connection, exclusive_access(connection, self._lock):
+            remove_marker(connection, self._lock)
         self._is_unclean = False
 
     def _turn(self, *, keeps_marker: bool = False) -> Iterator[int]:
@@ -102,10 +113,12 @@ class DeadLetterChange:
         limit = left_in_step if self._matches is None else math.inf
         prefetch = int(min(_PREFETCH, limit))
         self._held = []
-        with DeadLetterReader(self._client, self._queue, prefetch=prefetch) as reader:
+        with DeadLetterReader(
+            self._client, self._queue, prefetch=prefetch, waiting=self._waiting
+        ) as reader:
             if not self._is_checked and not keeps_marker:
                 self._is_checked = True
-                if reader.control.find(marker(self._queue, passive=True)) is not None:
+                if reader.control.find(marker(self._lock, passive=True)) is not None:
                     self._is_unclean = True
                     return
             is_first, is_stopped, seen = self._left == math.inf, False, 0
@@ -143,7 +156,7 @@ class DeadLetterChange:
             if self._moves and self._mover.is_moved(content):
                 self._left = 0  # some have expired meanwhile: the turn is complete
                 break
-            letter = content, decoded(content, self._queue, self._job_types, now=now)
+            letter = content, self._decoded(content, now)
             if self._mover.is_met(letter):
                 twice.append(letter)
             elif self._matches is not None and not self._matches(letter[1]):
@@ -151,7 +164,7 @@ class DeadLetterChange:
             elif len(found) < most:
                 found.append(letter)
             # RabbitMQ gets the others back.
-        self._change([entry for _, entry in found])
+        self._change(found)
         reader.remove([content for content, _ in (*found, *twice)])
         self._left -= len(found) + len(twice)
         if self._moves:
@@ -160,22 +173,80 @@ class DeadLetterChange:
             self._held += others
         return len(found)
 
+    def _decoded(self, content: codec.Content, now: float) -> Entry:
+        entry = decoded(content, self._queue, self._job_types, now=now)
+        if self._waiting:
+            # Its headers may name delay queues: that is no failure.
+            return replace(entry, state=State.WAITING, failure=None, died=None)
+        return entry
+
     def _move(self, reader: DeadLetterReader, letters: Sequence[Letter]) -> None:
         self._mover.move(reader, letters)
         self._left -= len(letters)
 
-    def _replay(self, letters: Sequence[Entry]) -> None:
+    def _replay(self, letters: Sequence[Letter]) -> None:
         """Put dead letters back on the work queue, with no attempts.
 
         A crash before they are removed leaves them on both queues.
         """
         publications = []
-        for entry in letters:
+        for _, entry in letters:
             body, priority = for_replay(entry)
             head = self._client.head(entry.id, priority)
             publications.append(Publication(self._queue, "", self._queue, head, body))
         if publications:
             self._client.publish(publications)
 
-    def _delete(self, letters: Sequence[Entry]) -> None:
+    def _delete(self, letters: Sequence[Letter]) -> None:
         pass  # removing them is all
+
+
+class LetterEdits(DeadLetterChange):
+    """Deletes or replaces the dead letters of one queue, or its waiting messages.
+
+    A process that is killed may leave a letter both as it was and replaced.
+
+    Args:
+        edit: says what becomes of a message.
+    """
+
+    def __init__(
+        self,
+        client: RabbitClient,
+        queue: str,
+        job_types: Mapping[str, str],
+        edit: Editor,
+        *,
+        waiting: bool,
+    ) -> None:
+        super().__init__(client, queue, job_types, "delete", self._is_edited, waiting=waiting)
+        self._change = self._replace
+        self._edit = edit
+        self._looked_at = 0
+        self._edits: list[tuple[Entry, Edit]] = []
+        self._made: list[tuple[Entry, Edit]] = []
+
+    def edit_steps(self) -> Iterator[EditStep]:
+        """Edit the messages step by step."""
+        for _ in self.steps():
+            step = EditStep.of(self._looked_at, self._made)
+            self._looked_at, self._made = 0, []
+            yield step
+
+    def _is_edited(self, entry: Entry) -> bool:
+        self._looked_at += 1
+        edit = self._edit(entry)
+        if edit is not None:
+            self._edits.append((entry, edit))
+        return edit is not None
+
+    def _replace(self, letters: Sequence[Letter]) -> None:
+        edits, self._edits = self._edits, []
+        new = [
+            (content, entry, edit)
+            for (content, entry), (_, edit) in zip(letters, edits, strict=True)
+            if isinstance(edit, bytes)
+        ]
+        if new:
+            self._mover.publish(new)
+        self._made += edits

@@ -35,7 +35,7 @@ from ..entries import Entry
 from ..errors import BrokerRefused, BrokerUnavailable
 from . import codec
 from .client import RabbitClient
-from .dead_lock import exclusive_access, marker
+from .dead_lock import exclusive_access, lock_name, marker
 from .deaths import decoded
 from .queue_status import ready_count
 
@@ -119,13 +119,14 @@ def _each_once(
 
 
 class DeadLetterReader:
-    """Reads the dead letters of one queue, oldest first.
+    """Reads the dead letters of one queue, oldest first; or its waiting messages.
 
     A context manager that waits until no other process reads the dead letters. At its end RabbitMQ
     requeues the dead letters that were not removed or moved.
 
     Args:
         prefetch: maximum number of dead letters that RabbitMQ sends ahead.
+        waiting: whether to read the waiting messages instead, beside the workers.
 
     Attributes:
         total: number of dead letters at the start of :meth:`fetch`.
@@ -136,10 +137,18 @@ class DeadLetterReader:
         BrokerRefused
     """
 
-    def __init__(self, client: RabbitClient, queue: str, *, prefetch: int = _PREFETCH) -> None:
+    def __init__(
+        self,
+        client: RabbitClient,
+        queue: str,
+        *,
+        prefetch: int = _PREFETCH,
+        waiting: bool = False,
+    ) -> None:
         self._client = client
         self._queue = queue
-        self._name = client.topology.dead_queue(queue)
+        self._name = queue if waiting else client.topology.dead_queue(queue)
+        self._lock = lock_name(queue, waiting=waiting)
         self._prefetch = prefetch
         self._consumers = 0
         self._is_consuming = False
@@ -163,7 +172,7 @@ class DeadLetterReader:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.control = stack.enter_context(self._client.connection([self._queue]))
-            stack.enter_context(exclusive_access(self.control, self._queue))
+            stack.enter_context(exclusive_access(self.control, self._lock))
             self._connection = self._client.connect()
             stack.callback(self._return_letters)
             self._ended = stack.pop_all()

@@ -1,5 +1,7 @@
 """Locks the dead letters of a queue: only one process at a time reads or changes them.
 
+The waiting messages of a queue have a lock of their own, for processes that move them.
+
 The lock is an exclusive queue, which RabbitMQ deletes with its connection, also when the process is
 killed.
 """
@@ -18,6 +20,14 @@ from .errors import ACCESS_REFUSED, RESOURCE_LOCKED
 
 #: Seconds to wait until another process is done.
 _LOCK_TIMEOUT = 30.0
+
+
+def lock_name(queue: str, *, waiting: bool) -> str:
+    """Name in the lock and the marker: of the dead letters of a queue, or of its waiting messages.
+
+    No other queue has the second name, since formrelay gives its own queues no such names.
+    """
+    return f"{queue}.(waiting)" if waiting else queue
 
 
 @contextmanager

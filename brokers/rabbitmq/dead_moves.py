@@ -28,7 +28,7 @@ from . import codec
 from .client import FAILURE_HEADER, Publication, RabbitClient
 from .connection import Connection
 from .dead_letters import CHUNK, DeadLetterReader
-from .dead_lock import marker, remove_marker
+from .dead_lock import lock_name, marker, remove_marker
 
 #: A dead letter as it was received, and decoded.
 Letter: TypeAlias = tuple[codec.Content, Entry]
@@ -42,12 +42,21 @@ class LetterMover:
 
     Args:
         recognises: whether to recognise letters that are in the queue twice.
+        waiting: whether to move the waiting messages instead.
     """
 
-    def __init__(self, client: RabbitClient, queue: str, *, recognises: bool = False) -> None:
+    def __init__(
+        self,
+        client: RabbitClient,
+        queue: str,
+        *,
+        recognises: bool = False,
+        waiting: bool = False,
+    ) -> None:
         self._client = client
         self._queue = queue
-        self._name = client.topology.dead_queue(queue)
+        self._name = queue if waiting else client.topology.dead_queue(queue)
+        self._lock = lock_name(queue, waiting=waiting)
         self._turn = secrets.token_hex(8)
         #: The letters that were moved in this turn; None if they are not to be recognised.
         self._met: set[bytes] | None = set() if recognises else None
@@ -72,26 +81,33 @@ class LetterMover:
     def move(self, reader: DeadLetterReader, letters: Sequence[Letter]) -> None:
         """Move dead letters, unchanged, to the end of their queue."""
         for some in chunks(letters, CHUNK):
-            if not self._is_marked:
-                reader.control.call(marker(self._queue))
-                self._is_marked = True
+            self._mark(reader)
             self._is_midway = True
-            self._client.publish(
-                [
-                    Publication(self._queue, "", self._name, self._head(content, entry), entry.raw)
-                    for content, entry in some
-                ]
-            )
+            self.publish([(content, entry, entry.raw) for content, entry in some])
             reader.remove([content for content, _ in some], are_moved=True)
             if self._met is not None:
                 self._met.update(filter(None, map(_digest, some)))
             self._is_midway = False
 
+    def _mark(self, reader: DeadLetterReader) -> None:
+        if not self._is_marked:
+            reader.control.call(marker(self._lock))
+            self._is_marked = True
+
+    def publish(self, letters: Sequence[tuple[codec.Content, Entry, bytes]]) -> None:
+        """Publish dead letters with these bodies at the end of their queue."""
+        self._client.publish(
+            [
+                Publication(self._queue, "", self._name, self._head(content, entry), body)
+                for content, entry, body in letters
+            ]
+        )
+
     def unmark(self, connection: Connection) -> None:
         """Remove the marker, unless some letters may be in the queue twice; raises nothing."""
         if self._is_marked and not self._is_midway:
             with suppress(BrokerUnavailable, BrokerRefused):
-                remove_marker(connection, self._queue)
+                remove_marker(connection, self._lock)
             self._is_marked = False
 
     def _head(self, content: codec.Content, entry: Entry) -> bytes:

@@ -20,6 +20,8 @@ from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import (
     Action,
     DeadFilter,
+    Editor,
+    EditStep,
     Entry,
     Extent,
     Inspector,
@@ -40,7 +42,7 @@ from ..steps import chunks
 from .client import RabbitClient
 from .connection import Connection
 from .counting import QueueCounter
-from .dead_changes import DeadLetterChange
+from .dead_changes import DeadLetterChange, LetterEdits
 from .dead_letters import Reading, read_dead_letters
 from .management import Management
 from .pauses import QueuePause
@@ -182,6 +184,25 @@ class RabbitInspector(Inspector):
         raise NotAvailable(
             "cancelling a job: RabbitMQ delivers jobs in order and cannot remove one of them"
         )
+
+    def edit_all(
+        self, queue: str, state: State, edit: Editor, *, dry_run: bool = False
+    ) -> Iterator[EditStep]:
+        is_waiting = state is State.WAITING
+        if state is not State.DEAD and not (is_waiting and not dry_run):
+            raise NotAvailable(f"looking at {state.replace('_', ' ')} messages")
+        if is_waiting and self._client.topology.max_priority:
+            # Moved messages would come back before those of a lower priority.
+            raise NotAvailable("looking at the waiting messages of a queue with priorities")
+        if not self._may_exist(queue):
+            return
+        if dry_run:
+            found = self._read(queue)
+            edits = [(each, made) for each in found.entries if (made := edit(each)) is not None]
+            yield replace(EditStep.of(found.looked_at, edits), is_complete=found.is_complete)
+            return
+        changes = LetterEdits(self._client, queue, self._broker.job_types, edit, waiting=is_waiting)
+        yield from changes.edit_steps()
 
     def listed_workers(self) -> list[WorkerInfo]:
         if self._management is None:

@@ -19,7 +19,7 @@ from .keys import Keys
 
 #: Each script is the last name, preceded by the files that it includes (and ``common``).
 _SCRIPTS = (
-    *((name,) for name in ("add_dead", "cancel", "done", "enqueue", "leave", "replay")),
+    *((name,) for name in ("add_dead", "done", "edit", "enqueue", "leave", "replay")),
     *((name,) for name in ("to_stock", "uncount_death")),
     ("adopt", "adopt_dead"),
     ("adopt", "exchange"),

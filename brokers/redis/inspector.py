@@ -15,6 +15,7 @@ from ..fields import for_replay, timestamp_in
 from ..inspection import (
     Action,
     DeadFilter,
+    Edit,
     Entry,
     Extent,
     Inspector,
@@ -29,6 +30,7 @@ from ..inspection import (
 )
 from ..steps import chunks
 from .commands import QueueCommands
+from .edits import cancel_message, make_edits
 from .id_search import ids_with_prefix
 from .keys import can_be_queue
 from .pages import BODIES_PER_CALL, Pages, to_bytes, to_text
@@ -206,7 +208,12 @@ class RedisInspector(Inspector):
             return pipeline.execute()[1] is not None
 
     def cancel(self, queue: str, id: str) -> bool:
-        return bool(self._commands.run("cancel", queue, [to_bytes(id)]))
+        return cancel_message(self._commands, queue, id)
+
+    def _edit(
+        self, queue: str, edits: Sequence[tuple[Entry, Edit]]
+    ) -> Sequence[tuple[Entry, Edit]]:
+        return make_edits(self._commands, queue, edits)
 
     # -- pausing -------------------------------------------------------------------------
 

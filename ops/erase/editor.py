@@ -1,0 +1,77 @@
+"""Decides what of a message is erased: all of it, some of its parts, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...brokers import Entry
+from ...brokers.envelope import encode, undecodable_bytes
+from ...brokers.inspection import Deleted, Edit
+from ...core.errors import InvalidJob
+from ...middleware.delivery import ARGS, BATCH, CAUSED_BY
+from .subject import Subject
+
+#: Maximum number of erased jobs whose caused jobs are recognised.
+_MAX_IDS = 100_000
+_PAYLOAD = "payload"
+
+
+class Editor:
+    """Edits messages for one erasure.
+
+    A job that an erased job caused is erased too: an e-mail about a submission may not name it.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._erased_ids: set[str] = set()
+
+    def edit(self, entry: Entry) -> Edit:
+        """Return what becomes of a message: None if it stays, DELETED, or its new body."""
+        message = entry.message
+        data = undecodable_bytes(message)
+        if data is not None:
+            return Deleted.DELETED if self._subject.is_in_bytes(data) else None
+        parts, rest = message.kwargs.get(BATCH), None
+        if isinstance(parts, list):
+            kept = [part for part in parts if not self._is_part(part)]
+            rest = {**message.kwargs, BATCH: kept}
+        elif isinstance(parts := message.kwargs.get(_PAYLOAD), list):
+            kept = [part for part in parts if not self._subject.is_in(part)]
+            rest = {**message.kwargs, _PAYLOAD: kept}
+        else:
+            parts = kept = []
+        others = {"args": message.args, "kwargs": {**(rest or message.kwargs)}}
+        if rest is not None:
+            others["kwargs"].pop(BATCH, None)
+            others["kwargs"].pop(_PAYLOAD, None)
+        if self._is_caused(message.options) or self._subject.is_in(others) or (parts and not kept):
+            self._note(message.message_id)
+            return Deleted.DELETED
+        if len(kept) == len(parts):
+            return None
+        try:
+            return encode(message.copy(kwargs=rest))
+        except InvalidJob:  # pragma: no cover - it was decoded from JSON
+            return Deleted.DELETED
+
+    def _is_part(self, part: Any) -> bool:
+        if not isinstance(part, Mapping):
+            return False
+        options = part.get("options")
+        values = {"args": part.get(ARGS), "kwargs": part.get("kwargs")}
+        is_about = self._subject.is_in(values) or (
+            isinstance(options, Mapping) and self._is_caused(options)
+        )
+        if is_about and isinstance(id := part.get("message_id"), str):
+            self._note(id)
+        return is_about
+
+    def _is_caused(self, options: Mapping[str, Any]) -> bool:
+        cause = options.get(CAUSED_BY)
+        return isinstance(cause, str) and cause in self._erased_ids
+
+    def _note(self, id: str) -> None:
+        if len(self._erased_ids) < _MAX_IDS:
+            self._erased_ids.add(id)
