@@ -183,12 +183,18 @@ class JobActor(dramatiq.Actor[..., None]):
         """
         if self.progress is None:
             return None
-        found = []
-        for part in messages_in(message):
-            payload, metadata = self._checked(part.args, part.kwargs)
-            job = Job(payload, metadata, part.message_id, part.message_timestamp)
-            found.append(self.progress(job))
-        return joined(found)
+        return joined([self.progress(job) for job in self.jobs_of(message)])
+
+    def jobs_of(self, message: Message[Any]) -> list[Job[Any]]:
+        """Return the jobs in a message: several in a frozen batch.
+
+        Raises:
+            InvalidJob: the message does not fit the schema.
+        """
+        return [
+            Job(*self._checked(part.args, part.kwargs), part.message_id, part.message_timestamp)
+            for part in messages_in(message)
+        ]
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Process a job (``payload``, ``metadata``) or a ``batch`` of jobs.

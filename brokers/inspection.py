@@ -197,13 +197,12 @@ class Inspector(DeadLetterInspector):
         pending: list[tuple[Entry, Edit]] = []
         while True:
             page = self.browse(queue, state, limit=_EDITED_PER_PAGE, cursor=cursor)
-            edits = [
-                (entry, made) for entry in page.entries if (made := edit(entry)) is not None
-            ]
+            edits = [(entry, edit(entry)) for entry in page.entries]
             # The cursor names the last message of a page, so that it is deleted a page later.
             done = pending if dry_run else self._edit(queue, pending)
             yield EditStep.of(len(page.entries), done)
-            pending, cursor = edits, page.cursor
+            pending = [each for each in edits if each[1] is not None]
+            cursor = page.cursor
             if cursor is None:
                 break
         yield EditStep.of(0, pending if dry_run else self._edit(queue, pending))

@@ -57,7 +57,7 @@ class Idempotency(Middleware):
         if not isinstance(message, Delivery):
             return
         try:
-            keyed = _keyed(broker, message)
+            keyed = once_and_key(broker, message)
         except Exception as error:
             message.key_error = error
             return
@@ -174,7 +174,9 @@ def remember(actor: dramatiq.Actor[Any, Any]) -> None:
     actor.fn = run_or_remember
 
 
-def _keyed(broker: dramatiq.Broker, message: Delivery) -> tuple[Once, str] | None:
+def once_and_key(
+    broker: dramatiq.Broker, message: dramatiq.Message[Any] | Delivery
+) -> tuple[Once, str] | None:
     """The actor's option and the digest of the message's key; None for a message without a key."""
     actor = broker.actors.get(message.actor_name)
     once: Once | None = actor.options.get("idempotency") if actor is not None else None

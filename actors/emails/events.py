@@ -83,9 +83,13 @@ def name_journal(journal: Journal, run: Run | Running, job: Job[EmailJob]) -> No
         journal.name(run, journal_name(job.message_id))
 
 
-def journal_name(message_id: str) -> str:
-    """The name of a job's journal for :func:`name_journal`."""
-    return f"job\n{get_settings().emails.queue}\n{message_id}"
+def journal_name(message_id: str, queue: str | None = None) -> str:
+    """The name of a job's journal for :func:`name_journal`.
+
+    Args:
+        queue: the queue of e-mails; None for the configured queue.
+    """
+    return f"job\n{queue or get_settings().emails.queue}\n{message_id}"
 
 
 def send_report_event(record: JournalRecord, id: str, address: str, kind: str, status: str) -> None:

@@ -152,12 +152,13 @@ class DeadLetterChange:
         """Change at most ``most`` of these dead letters; return their number."""
         now = self._client.clock.time()
         found, others, twice = list[Letter](), list[Letter](), list[Letter]()
+        here = set[bytes]()
         for content in contents:
             if self._moves and self._mover.is_moved(content):
                 self._left = 0  # some have expired meanwhile: the turn is complete
                 break
             letter = content, self._decoded(content, now)
-            if self._mover.is_met(letter):
+            if self._mover.is_met(letter, here):
                 twice.append(letter)
             elif self._matches is not None and not self._matches(letter[1]):
                 others.append(letter)

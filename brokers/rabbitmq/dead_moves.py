@@ -66,9 +66,17 @@ class LetterMover:
 
     # -- recognising -------------------------------------------------------------------
 
-    def is_met(self, letter: Letter) -> bool:
-        """Whether the same letter was moved before: a killed process left it twice."""
-        return self._met is not None and _digest(letter) in self._met
+    def is_met(self, letter: Letter, here: set[bytes]) -> bool:
+        """Whether the same letter was met before: a killed process left it twice.
+
+        Args:
+            here: digests of the letters that were met and not moved yet; this one is added.
+        """
+        if self._met is None or (digest := _digest(letter)) is None:
+            return False
+        is_met = digest in self._met or digest in here
+        here.add(digest)
+        return is_met
 
     def is_moved(self, content: codec.Content) -> bool:
         """Whether this turn moved the letter: the turn is complete."""

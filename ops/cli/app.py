@@ -25,6 +25,7 @@ from .config import config
 from .dashboard import dashboard
 from .demo import demo
 from .doctor import doctor
+from .erase import erase
 from .health import health
 from .migrate import migrate
 from .options import add_import_option, with_imports
@@ -51,6 +52,7 @@ for _command in (
     with_imports(health),
     *(version, completion),
     with_imports(bounces),
+    with_imports(erase),
 ):
     app.command()(_command)
 for _name, _group in (

@@ -164,7 +164,7 @@ def _run(action: _Action, selection: _Selection, dry_run: bool) -> None:
     if can_ask():  # for the progress bar
         count, at_least = selection.count()
         total = None if at_least else count
-    with _stoppable() as should_stop:
+    with stoppable() as should_stop:
         count = _change(action, selection, total, should_stop)
     stopped = should_stop()
     action.say(count, **({"stopped": True} if stopped else {}))
@@ -202,7 +202,7 @@ def _change(
 
 
 @contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
+def stoppable() -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C and SIGTERM stop between two steps; a second signal ends the process at once.
 
     Yields:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dramatiq import Message
+
+from ...actors.calls import messages_in
 from ...brokers import Entry
 from ...brokers.envelope import encode, undecodable_bytes
 from ...brokers.inspection import Deleted, Edit
-from ...core.errors import InvalidJob
+from ...core.errors import BrokerError, InvalidJob
 from ...middleware.delivery import ARGS, BATCH, CAUSED_BY
 from .subject import Subject
 
@@ -42,10 +45,8 @@ class Editor:
             rest = {**message.kwargs, _PAYLOAD: kept}
         else:
             parts = kept = []
-        others = {"args": message.args, "kwargs": {**(rest or message.kwargs)}}
-        if rest is not None:
-            others["kwargs"].pop(BATCH, None)
-            others["kwargs"].pop(_PAYLOAD, None)
+        named = {} if rest is None else {BATCH: None, _PAYLOAD: None}
+        others = [message.args, {**message.kwargs, **named}, message.options]
         if self._is_caused(message.options) or self._subject.is_in(others) or (parts and not kept):
             self._note(message.message_id)
             return Deleted.DELETED
@@ -55,6 +56,14 @@ class Editor:
             return encode(message.copy(kwargs=rest))
         except InvalidJob:  # pragma: no cover - it was decoded from JSON
             return Deleted.DELETED
+
+    def erased_jobs(self, entry: Entry, *, is_deleted: bool) -> Iterator[Message[Any]]:
+        """Yield the jobs that were erased with a message, or from a frozen batch."""
+        try:
+            jobs = list(messages_in(entry.message))
+        except BrokerError:  # a batch without its parts
+            return
+        yield from (job for job in jobs if is_deleted or job.message_id in self._erased_ids)
 
     def _is_part(self, part: Any) -> bool:
         if not isinstance(part, Mapping):

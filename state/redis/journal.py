@@ -29,7 +29,7 @@ from .base import ScriptStore
 from .client import repeated
 
 #: Stands between the namespace and the digest of a journal's other id.
-_NAMES = ":__journal_names__."
+NAMES = ":__journal_names__."
 _NO_NOTES: Mapping[str, str] = {}
 
 
@@ -46,7 +46,7 @@ class RedisJournal(ScriptStore):
 
     def __init__(self, redis: StateRedis, *, keep: timedelta = KEEP) -> None:
         super().__init__(redis)
-        self._names = redis.namespace + _NAMES
+        self._names = redis.namespace + NAMES
         self._keep = duration_millis(keep)
 
     def begin(

@@ -73,8 +73,8 @@ class Shell:
         os.close(ours)
         return command.wait(60), re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
 
-    def json(self, *arguments: str, status: int = 0) -> Any:
-        return json.loads(self(*arguments, "--json", status=status).stdout)
+    def json(self, *arguments: str, status: int = 0, stdin: str = "") -> Any:
+        return json.loads(self(*arguments, "--json", status=status, stdin=stdin).stdout)
 
     def send(self, url: str, *options: str, **payload: Any) -> str:
         """Send a webhook; return the id of its job."""
