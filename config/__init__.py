@@ -6,10 +6,11 @@ this package reads nothing.
 
 from __future__ import annotations
 
+from .alerts import AlertSettings, MonitoringSettings
 from .broker import BrokerSettings, EmbeddedSettings
 from .dashboard import DashboardSettings
 from .emails import EmailSettings, SmtpSettings
-from .observability import LoggingSettings, MonitoringSettings, SystemdSettings
+from .observability import LoggingSettings, SystemdSettings
 from .settings import Settings, allow_no_broker, get_settings, use_settings, use_source
 from .sheets import SheetsSettings
 from .sinks import ApiSettings, ClickhouseSettings
@@ -24,6 +25,7 @@ from .workers import (
 )
 
 __all__ = [
+    "AlertSettings",
     "ApiSettings",
     "BrokerSettings",
     "ClickhouseSettings",

@@ -24,6 +24,8 @@ class Section(BaseModel):
 
     #: Start of the variables' names. A field with a ``validation_alias`` has that name instead.
     prefix: ClassVar[str] = ""
+    #: Whether the paths of secret URLs are secret too, like those of incoming webhooks.
+    hides_paths: ClassVar[bool] = False
 
     @classmethod
     def conflicts(cls, texts: Mapping[str, str]) -> Iterator[ConfigError]:

@@ -1,28 +1,15 @@
-"""The variables of monitoring and logs."""
+"""The variables of logs and of systemd."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from .base import Section
-from .types import AnyCase, LogLevel, Milliseconds
-
-
-class MonitoringSettings(Section):
-    """Monitoring (coming)"""
-
-    prefix: ClassVar[str] = "WORKER_MONITORING_"
-
-    enabled: bool = Field(False, description="Whether workers report on themselves.")
-    interval: Milliseconds = Field(
-        timedelta(seconds=30),
-        validation_alias="WORKER_MONITORING_INTERVAL",
-        description="Milliseconds between two reports.",
-    )
+from .types import AnyCase, LogLevel
 
 
 class LoggingSettings(Section):

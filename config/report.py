@@ -9,7 +9,7 @@ from typing import Any
 from .settings import Reading, Settings, read_settings, sections, variables
 from .sources import Origin
 from .types import text_of
-from .urls import mask
+from .urls import mask, mask_path
 
 _NOT_SET = "(not set)"
 
@@ -77,7 +77,8 @@ def _texts(settings: Settings) -> dict[str, str]:
         value = getattr(section, variable.field)
         if variable.is_secret and value is not None:
             # Only a URL has parts that may be shown: a password may look like a URL.
-            texts[name] = mask(section.secret(variable.field)) if "URL" in name else "***"
+            mask_url = mask_path if section.hides_paths else mask
+            texts[name] = mask_url(section.secret(variable.field)) if "URL" in name else "***"
         else:
             texts[name] = text_of(value, variable.unit)
     return texts

@@ -15,12 +15,13 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr, ValidationError
 
 from ..core.errors import ConfigError, NotConfigured
+from .alerts import AlertSettings, MonitoringSettings
 from .base import Section
 from .broker import BrokerSettings, EmbeddedSettings
 from .dashboard import DashboardSettings
 from .emails import EmailSettings, SmtpSettings
 from .expected import Expected
-from .observability import LoggingSettings, MonitoringSettings, SystemdSettings
+from .observability import LoggingSettings, SystemdSettings
 from .sheets import SheetsSettings
 from .sinks import ApiSettings, ClickhouseSettings
 from .sources import Given, Sources
@@ -54,6 +55,7 @@ class Settings(Section):
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)
     worker_http: WorkerHttpSettings = Field(default_factory=WorkerHttpSettings)
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     systemd: SystemdSettings = Field(default_factory=SystemdSettings)
     recycling: RecyclingSettings = Field(default_factory=RecyclingSettings)

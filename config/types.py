@@ -283,6 +283,8 @@ def text_of(value: object, unit: Unit | None = None) -> str:
             return f"{value:.6f}".rstrip("0").rstrip(".")
         case (str(), str() | None):
             return "=".join(filter(None, value))
+        case (str() as name, int() | float() as number):
+            return text_of(number) if name == "*" else f"{name}={text_of(number)}"
         case tuple():
             return ",".join(text_of(item, unit) for item in value)
     return str(value)

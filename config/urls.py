@@ -116,3 +116,11 @@ def _masked(url: str) -> str:
     user, at, hosts = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{'***@' if at and user else ''}{hosts}{parts.path}"
     return shown + ("?***" if parts.query or parts.fragment else "")
+
+
+def mask_path(url: str) -> str:
+    """Replace everything but scheme and host by ``***``."""
+    shown = mask(url)
+    scheme, separator, rest = shown.partition("://")
+    host = rest.partition("/")[0].partition("?")[0]
+    return f"{scheme}://{host}/***" if separator else shown
