@@ -10,6 +10,7 @@
     tokens.py                         OAuth tokens for e-mail and Sheets
     audit.py, task_store.py           what operators changed, and the progress of their tasks
     history.py, worker_reports.py     what workers did, by queue and time, and what each runs now
+    alert_store.py                    which monitor leads, the states of alerts, and their outbox
 
 ``redis/`` has the Redis client, which the Redis broker uses too, the stores in Redis, and
 ``results.py``, the results of jobs by id.
@@ -21,6 +22,7 @@ from .idempotency import IdempotencyStore, MemoryIdempotencyStore, Once, once
 from .redis import DEFAULT_NAMESPACE, StateRedis
 from .store import (
     find_state,
+    make_alert_store,
     make_audit_log,
     make_bounce_rates,
     make_claims,
@@ -43,6 +45,7 @@ __all__ = [
     "Once",
     "StateRedis",
     "find_state",
+    "make_alert_store",
     "make_audit_log",
     "make_bounce_rates",
     "make_claims",

@@ -11,6 +11,7 @@ from .idempotency import IdempotencyStore, MemoryIdempotencyStore
 from .redis import StateRedis
 
 if TYPE_CHECKING:
+    from .alert_store import AlertStore
     from .audit import AuditLog
     from .bounce_rates import BounceRates
     from .claims import Claims
@@ -232,6 +233,20 @@ def make_worker_reports(redis: StateRedis | None) -> WorkerReports:
     from .redis.worker_reports import RedisWorkerReports
 
     return RedisWorkerReports(redis)
+
+
+def make_alert_store(redis: StateRedis | None) -> AlertStore:
+    """Make the store of monitors: in ``redis``, or of this process alone if that is None.
+
+    Connects to no server.
+    """
+    if redis is None:
+        from .alert_store import MemoryAlertStore
+
+        return MemoryAlertStore()
+    from .redis.alert_store import RedisAlertStore
+
+    return RedisAlertStore(redis)
 
 
 def make_claims(redis: StateRedis | None) -> Claims:

@@ -9,6 +9,7 @@ import redis
 
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.state import (
+    make_alert_store,
     make_audit_log,
     make_bounce_rates,
     make_claims,
@@ -21,6 +22,7 @@ from formrelay.state import (
     make_task_store,
     make_worker_reports,
 )
+from formrelay.state.alert_store import OutboxEntry
 from formrelay.state.audit import AuditEntry
 from formrelay.state.claims import SheetFacts
 from formrelay.state.connections import Refreshed
@@ -62,6 +64,12 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
     reports.mark_ended(WorkerReport("host:1", "1.0"))
     assert [report.name for report in reports.read()] == ["host:1"]
     reports.remove("host:1")
+
+    alerts = make_alert_store(state)
+    assert alerts.lead("me", HOUR, 0).leads
+    assert alerts.commit("me", [], [OutboxEntry("id", "log", {}, 0)]) == 0
+    alerts.settle(alerts.load()[1])
+    alerts.let_go("me")
 
     leases = make_leases(state)
     assert leases.hold("a", "owner", 1, HOUR)
