@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 
+from tests.support.servers.alertmanager import AlertmanagerServer
 from tests.support.servers.base import Server, ServerError
 from tests.support.servers.clickhouse import ClickHouseServer
 from tests.support.servers.cluster import ClickHouseCluster
@@ -30,6 +31,7 @@ from tests.support.servers.zookeeper import ZooKeeperServer
 __all__ = [
     "ALL",
     "KINDS",
+    "AlertmanagerServer",
     "ClickHouseCluster",
     "ClickHouseServer",
     "DovecotServer",
@@ -59,6 +61,7 @@ ALL: tuple[type[Server], ...] = (
     PostgresServer,
     PostfixServer,
     DovecotServer,
+    AlertmanagerServer,
 )
 
 
