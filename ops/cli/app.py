@@ -28,6 +28,7 @@ from .doctor import doctor
 from .erase import erase
 from .health import health
 from .migrate import migrate
+from .monitor import monitor
 from .options import add_import_option, with_imports
 from .schema import schema
 from .send import send
@@ -50,6 +51,7 @@ for _command in (
     with_imports(send),
     with_imports(doctor),
     with_imports(health),
+    with_imports(monitor),
     *(version, completion),
     with_imports(bounces),
     with_imports(erase),

@@ -17,6 +17,7 @@ from ...core.errors import FormrelayError
 from ..doctor.email import check_smtp
 from ..doctor.endpoints import check_endpoints
 from ..doctor.finding import Finding
+from ..doctor.monitoring import check_monitoring
 from ..doctor.queues import check_dead_letters, check_queues, check_workers
 from ..doctor.reports import check_reports
 from ..doctor.servers import check_versions
@@ -231,12 +232,6 @@ def _sheets() -> Iterator[Finding]:
         yield Finding("sheets", "ok", f"{len(known)} connections are stored")
 
 
-def _monitoring() -> Iterator[Finding]:
-    if get_settings().monitoring.enabled:
-        says = "WORKER_MONITORING_ENABLED has no effect yet: monitoring is coming"
-        yield Finding("monitoring", "weak", says)
-
-
 #: Each check's name, and its function.
 _CHECKS: tuple[tuple[str, Callable[..., Iterator[Finding]]], ...] = (
     ("broker", _broker),
@@ -252,7 +247,7 @@ _CHECKS: tuple[tuple[str, Callable[..., Iterator[Finding]]], ...] = (
     ("smtp", check_smtp),
     ("sheets", _sheets),
     ("endpoints", check_endpoints),
-    ("monitoring", _monitoring),
+    ("monitoring", check_monitoring),
 )
 #: Checks that take the names of queues; None: all queues.
 _OF_QUEUES = {"queues", "dead letters"}

@@ -80,6 +80,7 @@ def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
     broker.add_middleware(SystemdNotify(get_settings().systemd))
     _serve_metrics(broker, get_settings())
     broker.add_middleware(recycling)
+    _monitor(broker, get_settings())
     return broker
 
 
@@ -90,6 +91,14 @@ def _serve_metrics(broker: RelayBroker, settings: Settings) -> None:
 
     with one_line_errors():
         broker.add_middleware(WorkerHttp(settings.worker_http, settings.broker.kind))
+
+
+def _monitor(broker: RelayBroker, settings: Settings) -> None:
+    if not settings.monitoring.enabled:
+        return
+    from ..monitor.in_worker import MonitorInWorker
+
+    broker.add_middleware(MonitorInWorker(settings))
 
 
 class _WorkerBoot(Middleware):

@@ -44,10 +44,10 @@ def test_the_embedded_default_is_fine(tmp_path: Path) -> None:
     assert ("monitoring", "weak") not in found
 
 
-def test_a_setting_of_a_part_that_is_coming_is_reported(tmp_path: Path) -> None:
+def test_monitoring_whose_alerts_only_the_log_gets_is_weak(tmp_path: Path) -> None:
     env = {"BROKER": "embedded", "WORKER_MONITORING_ENABLED": "true"}
     found = findings(tmp_path, 0, *WEBHOOKS, **env)
-    assert "coming" in found["monitoring", "weak"]
+    assert "alerts go to the log alone" in found["monitoring", "weak"]
 
 
 @pytest.mark.redis
