@@ -27,6 +27,7 @@ from .idempotency import Idempotency
 from .outcomes import Outcomes, rejected
 from .policies import policy_of
 from .throttling import Throttling
+from .work_queue import WorkQueues
 
 __all__ = [
     "OF_THE_THREAD",
@@ -49,6 +50,7 @@ def default_middleware(
 ) -> list[Middleware]:
     """The middleware of every formrelay broker, in order."""
     return [
+        WorkQueues(),  # hands several short jobs to a thread at once
         history,  # adds counts of settled messages to the history, and reports what runs
         Contexts(),  # runs each attempt in its own contextvars context
         Attempts(),  # logs one line an attempt; early, so that the outcome is known

@@ -1,0 +1,346 @@
+"""The queue between the consumers of a worker and its threads, fast for short jobs.
+
+Dramatiq's own is a :class:`queue.PriorityQueue`: each job is handed over alone, and wakes a thread.
+While jobs are short, that costs more than the jobs, because the threads compete for the
+interpreter. Here a thread takes several short jobs at once, and more threads are woken only while
+jobs wait for something else than the interpreter.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from queue import Empty
+from typing import Any
+
+import dramatiq
+from dramatiq.middleware import Middleware
+
+#: Maximum expected duration of the jobs that a thread takes at once, in seconds.
+CHUNK_SECONDS = 0.002
+#: A job of an actor whose jobs take less is short, in seconds.
+SHORT_SECONDS = 0.0005
+#: Seconds after which other threads take the jobs of a thread whose job takes unexpectedly long.
+STUCK_SECONDS = 0.005
+#: Number of threads that short jobs get if they do nothing but compute.
+FEW = 2
+#: Weight of the newest job in the average duration of an actor's jobs.
+_WEIGHT = 1 / 8
+
+
+class WorkQueues(Middleware):
+    """Gives each worker a :class:`WorkQueue`."""
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        queue: Any = WorkQueue()  # has the methods that workers, tests and packages use
+        worker.work_queue = queue
+
+
+class _Costs:
+    """Averages of the jobs of an actor, in seconds: how long they take, and of the interpreter."""
+
+    __slots__ = ("cpu", "took")
+
+    def __init__(self) -> None:
+        self.took = self.cpu = 2 * SHORT_SECONDS  # not short until it is known
+
+    def add(self, took: float, cpu: float) -> None:
+        self.took += (took - self.took) * _WEIGHT
+        self.cpu += (cpu - self.cpu) * _WEIGHT
+
+    @property
+    def is_short(self) -> bool:
+        return self.took < SHORT_SECONDS
+
+    def threads(self, running: int) -> int:
+        """Number of threads that keep the interpreter busy with short jobs.
+
+        Args:
+            running: number of threads that run them now, and wait for each other.
+        """
+        blocked = self.took - self.cpu * (running + 1)
+        return FEW + max(0, int(blocked / max(self.cpu, 1e-6)))
+
+
+class _Taker:
+    """A thread that takes jobs, and what it has taken."""
+
+    __slots__ = ("actor", "began", "chunk", "count", "cpu_began", "done", "is_short", "wake")
+
+    def __init__(self) -> None:
+        #: Jobs taken and not started. Other threads may take them.
+        self.chunk: deque[Any] = deque()
+        #: The actor of the jobs taken last, how many have started, and when the first started.
+        self.actor: str | None = None
+        self.count = 0
+        self.began = self.cpu_began = 0.0
+        #: Number of jobs that this thread has finished since its start.
+        self.done = 0
+        #: Whether its jobs were expected to be short. Protected by the lock of the queue.
+        self.is_short = False
+        #: Acquired while the thread waits; who releases it has removed the thread from the idle.
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class WorkQueue:
+    """The jobs that wait for a thread of this process, by priority. Thread-safe.
+
+    Has the methods of :class:`queue.PriorityQueue` that Dramatiq and tests call; the items are
+    Dramatiq's.
+
+    A thread takes up to two milliseconds of short jobs at once. One of them may take long all the
+    same: so while jobs wait, one idle thread looks every five milliseconds whether they move.
+    """
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._costs: dict[str, _Costs] = {}
+        self._lock = threading.Lock()
+        # Protected by the lock:
+        self._takers: list[_Taker] = []
+        self._ready: dict[int, deque[Any]] = {}  # by priority, the lowest first
+        self._put = 0
+        self._taken = 0
+        self._idle: list[_Taker] = []
+        #: Number of threads that run short jobs.
+        self._short = 0
+        #: The thread that was woken and has not looked for a job yet.
+        self._woken: _Taker | None = None
+        self._watching: _Taker | None = None
+
+    # -- what Dramatiq calls -------------------------------------------------------
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Add an item. Does not block."""
+        with self._lock:
+            self._add(item)
+            self._put += 1
+            woken = self._next_to_wake()
+        if woken is not None:
+            woken.wake.release()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take the next item.
+
+        Args:
+            timeout: seconds; None waits without a limit.
+
+        Raises:
+            queue.Empty: there is none, after ``timeout`` or without ``block`` at once.
+        """
+        if not block:
+            return self.get_nowait()
+        try:
+            me: _Taker = self._local.taker
+        except AttributeError:
+            me = self._new_taker()
+        try:
+            item = me.chunk.popleft()
+        except IndexError:
+            return self._take(me, timeout)
+        me.count += 1
+        return item
+
+    def get_nowait(self) -> Any:
+        """Take an item, one that another thread has taken and not started if there is no other.
+
+        Raises:
+            queue.Empty: there is none.
+        """
+        with self._lock:
+            if self._ready:
+                return self._pop()
+            for taker in self._takers:
+                with suppress(IndexError):
+                    return taker.chunk.popleft()
+        raise Empty
+
+    def task_done(self) -> None:
+        """Count an item as finished."""
+        try:
+            me: _Taker = self._local.taker
+        except AttributeError:
+            me = self._new_taker()
+        me.done += 1
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """Number of items that wait or are being worked on."""
+        with self._lock:
+            return self._put - sum(taker.done for taker in self._takers)
+
+    def join(self) -> None:
+        """Wait until no item is unfinished."""
+        while self.unfinished_tasks:
+            time.sleep(STUCK_SECONDS)
+
+    def qsize(self) -> int:
+        """Number of items that wait for a thread."""
+        with self._lock:
+            chunks = sum(len(taker.chunk) for taker in self._takers)
+            return chunks + sum(map(len, self._ready.values()))
+
+    def empty(self) -> bool:
+        """Whether no item waits for a thread."""
+        return not self.qsize()
+
+    # -- take ----------------------------------------------------------------------
+
+    def _new_taker(self) -> _Taker:
+        me = self._local.taker = _Taker()
+        with self._lock:
+            self._takers.append(me)
+        return me
+
+    def _take(self, me: _Taker, timeout: float | None) -> Any:
+        """Take a job, and more if they are short; wait until there is one for this thread."""
+        self._learn(me)
+        now = time.monotonic()
+        until = math.inf if timeout is None else now + timeout
+        was_woken, seen = True, None
+        while True:
+            with self._lock:
+                self._stop_waiting(me, was_woken)
+                is_stuck = seen is not None and self._is_stuck(seen, now)
+                if self._ready and (is_stuck or self._is_wanted()):
+                    item = self._take_chunk(me)
+                    woken = self._next_to_wake()
+                    break
+                if now >= until:
+                    raise Empty
+                seen = self._start_waiting(me, seen)
+            wait = until - now if seen is None else min(STUCK_SECONDS, until - now)
+            was_woken = me.wake.acquire(timeout=min(wait, threading.TIMEOUT_MAX))
+            now = time.monotonic()
+        if woken is not None:
+            woken.wake.release()
+        me.cpu_began = time.thread_time()
+        return item
+
+    def _learn(self, me: _Taker) -> None:
+        """Add the jobs that a thread has run to the averages of their actor."""
+        if me.actor is None:
+            return
+        took = time.monotonic() - me.began
+        cpu = time.thread_time() - me.cpu_began
+        costs = self._costs.get(me.actor)
+        if costs is None:
+            costs = self._costs[me.actor] = _Costs()
+        costs.add(took / me.count, cpu / me.count)
+        me.actor = None
+
+    # -- with the lock -------------------------------------------------------------
+
+    def _is_wanted(self) -> bool:
+        """Whether one more thread shall take the next job, which is there."""
+        costs = self._costs.get(_actor(self._first()[0]))
+        return costs is None or not costs.is_short or self._short < costs.threads(self._short)
+
+    def _take_chunk(self, me: _Taker) -> Any:
+        level = self._first()
+        item = self._pop()
+        me.actor, me.count, me.began = _actor(item), 1, time.monotonic()
+        costs = self._costs.get(me.actor)
+        if costs is not None and costs.is_short:
+            me.is_short = True
+            self._short += 1
+            most = min(int(CHUNK_SECONDS / costs.took), (len(level) + 1) // 2)
+            while most > 0 and level and _actor(level[0]) == me.actor:
+                me.chunk.append(self._pop())
+                most -= 1
+        self._taken += 1
+        return item
+
+    def _first(self) -> deque[Any]:
+        return next(iter(self._ready.values()))
+
+    def _pop(self) -> Any:
+        priority, level = next(iter(self._ready.items()))
+        item = level.popleft()
+        if not level:
+            del self._ready[priority]
+        return item
+
+    def _add(self, item: Any, *, first: bool = False) -> None:
+        priority = _priority(item)
+        level = self._ready.get(priority)
+        if level is None:
+            level = self._ready[priority] = deque()
+            self._ready = dict(sorted(self._ready.items()))
+        (level.appendleft if first else level.append)(item)
+
+    def _next_to_wake(self) -> _Taker | None:
+        """The waiting thread to wake now: for the next job, or to watch the jobs that wait."""
+        if self._woken is not None:
+            return None  # when it has taken its job, it wakes the next
+        if self._ready and self._is_wanted():
+            self._woken = self._idle.pop() if self._idle else self._watching
+            if self._woken is self._watching:
+                self._watching = None
+        elif self._idle and self._watching is None and self._has_jobs():
+            self._woken = self._idle.pop()
+        return self._woken
+
+    def _start_waiting(self, me: _Taker, seen: int | None) -> int | None:
+        """Let a thread wait.
+
+        Returns:
+            the number of chunks that were taken until now, if it shall watch; else None.
+        """
+        is_quiet = seen == self._taken and not self._has_jobs()
+        if self._watching is None and (self._has_jobs() or (seen is not None and not is_quiet)):
+            self._watching = me
+            return self._taken
+        self._idle.append(me)
+        return None
+
+    def _stop_waiting(self, me: _Taker, was_woken: bool) -> None:
+        if self._woken is me:
+            self._woken = None
+            if not was_woken:
+                me.wake.acquire()  # woken after its wait had timed out
+        elif self._watching is me:
+            self._watching = None
+        elif me in self._idle:
+            self._idle.remove(me)
+        self._no_longer_short(me)
+
+    def _no_longer_short(self, taker: _Taker) -> None:
+        if taker.is_short:
+            taker.is_short = False
+            self._short -= 1
+
+    def _is_stuck(self, seen: int, now: float) -> bool:
+        """Take back the jobs of threads whose job takes long.
+
+        Args:
+            seen: number of chunks that had been taken at the last look.
+
+        Returns:
+            Whether no chunk was taken since.
+        """
+        for taker in self._takers:
+            if taker.chunk and now - taker.began > STUCK_SECONDS:
+                self._no_longer_short(taker)
+                with suppress(IndexError):
+                    while True:
+                        self._add(taker.chunk.pop(), first=True)
+        return seen == self._taken
+
+    def _has_jobs(self) -> bool:
+        return bool(self._ready) or any(taker.chunk for taker in self._takers)
+
+
+def _priority(item: Any) -> int:
+    """The priority of an item; a tuple in Dramatiq 1."""
+    priority: int = item[0] if isinstance(item, tuple) else item.priority
+    return priority
+
+
+def _actor(item: Any) -> str:
+    name: str = (item[1] if isinstance(item, tuple) else item.message).actor_name
+    return name

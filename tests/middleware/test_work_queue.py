@@ -1,0 +1,248 @@
+"""The work queue by itself, and in Dramatiq's worker."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from queue import Empty
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from formrelay.middleware.work_queue import WorkQueue
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
+
+#: Seconds after which a test fails that would otherwise wait for ever.
+TOO_LONG = 60
+
+
+@dataclass
+class Job:
+    """A message, as far as the work queue knows it."""
+
+    run: Callable[[], object] = lambda: None
+    actor_name: str = "act"
+
+
+@dataclass
+class Item:
+    """An item as Dramatiq puts it into the queue."""
+
+    message: Job
+    priority: int = 0
+
+
+@dataclass
+class Threads:
+    """Threads that take jobs from a work queue, as a worker's threads do."""
+
+    queue: WorkQueue
+    running: bool = True
+    all: list[threading.Thread] = field(default_factory=list)
+    ran: list[Item] = field(default_factory=list)
+
+    def start(self, number: int) -> None:
+        self.all = [threading.Thread(target=self._work, daemon=True) for _ in range(number)]
+        for thread in self.all:
+            thread.start()
+
+    def stop(self) -> None:
+        self.running = False
+        for thread in self.all:
+            thread.join(TOO_LONG)
+
+    def _work(self) -> None:
+        while self.running:
+            try:
+                item = self.queue.get(timeout=0.05)
+            except Empty:
+                continue
+            item.message.run()
+            self.ran.append(item)
+            self.queue.task_done()
+
+
+@pytest.fixture
+def queue() -> WorkQueue:
+    return WorkQueue()
+
+
+@pytest.fixture
+def threads(queue: WorkQueue) -> Iterator[Threads]:
+    threads = Threads(queue)
+    yield threads
+    threads.stop()
+
+
+def put_short(queue: WorkQueue, number: int) -> None:
+    """Put jobs by which the queue learns that the jobs of the actor are short."""
+    for _ in range(number):
+        queue.put(Item(Job()))
+
+
+def test_the_lowest_priority_is_first_and_then_the_oldest(queue: WorkQueue) -> None:
+    items = [Item(Job(), priority) for priority in (5, 0, 5, -1, 0)]
+    for item in items:
+        queue.put(item)
+    order = [3, 1, 4, 0, 2]
+    assert [id(queue.get(timeout=1)) for _ in items] == [id(items[index]) for index in order]
+
+
+def test_takes_the_tuples_of_dramatiq_1(queue: WorkQueue) -> None:
+    late, early = Job(), Job()
+    queue.put((7, late))
+    queue.put((1, early))
+    assert queue.get(timeout=1) == (1, early)
+    assert queue.get_nowait() == (7, late)
+
+
+@pytest.mark.parametrize("how", ["nowait", "not block", "timeout"])
+def test_an_empty_queue_says_so(queue: WorkQueue, how: str) -> None:
+    get = {
+        "nowait": queue.get_nowait,
+        "not block": lambda: queue.get(block=False),
+        "timeout": lambda: queue.get(timeout=0.01),
+    }
+    assert queue.empty()
+    with pytest.raises(Empty):
+        get[how]()
+
+
+def test_join_waits_for_the_jobs_that_run(queue: WorkQueue, threads: Threads) -> None:
+    may_end = threading.Event()
+    queue.put(Item(Job(lambda: may_end.wait(TOO_LONG))))
+    threads.start(2)
+    joined = threading.Thread(target=queue.join)
+    joined.start()
+    wait_until(queue.empty)
+    assert joined.is_alive()
+    assert queue.unfinished_tasks == 1
+    may_end.set()
+    joined.join(TOO_LONG)
+    assert not joined.is_alive()
+    assert queue.unfinished_tasks == 0
+
+
+def test_other_threads_take_the_jobs_of_a_thread_whose_job_takes_long(
+    queue: WorkQueue, threads: Threads
+) -> None:
+    put_short(queue, 2_000)
+    others_ran = threading.Event()
+    # Taken together with the jobs after it, because the actor's jobs have been short.
+    queue.put(Item(Job(lambda: others_ran.wait(TOO_LONG))))
+    queue.put(Item(Job(others_ran.set)))
+    put_short(queue, 20)
+    threads.start(3)
+    wait_until(lambda: len(threads.ran) == 2_022)
+    assert others_ran.is_set()
+
+
+@pytest.mark.parametrize("number", [2, 8])
+def test_jobs_that_were_short_and_now_wait_get_all_threads(
+    queue: WorkQueue, threads: Threads, number: int
+) -> None:
+    put_short(queue, 2_000)
+    threads.start(number)
+    wait_until(lambda: len(threads.ran) == 2_000)
+    meeting = threading.Barrier(number, timeout=TOO_LONG)
+    for _ in range(number):
+        queue.put(Item(Job(meeting.wait)))
+    wait_until(lambda: len(threads.ran) == 2_000 + number)
+    assert not meeting.broken
+
+
+def test_a_job_runs_while_the_jobs_before_it_wait_though_jobs_have_been_short(
+    queue: WorkQueue, threads: Threads
+) -> None:
+    put_short(queue, 2_000)
+    threads.start(4)
+    wait_until(lambda: len(threads.ran) == 2_000)
+    may_end = threading.Event()
+    for _ in range(3):  # one by one, so that none is taken together with another
+        began = threading.Event()
+        queue.put(Item(Job(lambda began=began: began.set() or may_end.wait(TOO_LONG))))
+        assert began.wait(TOO_LONG)
+    put_short(queue, 1)
+    wait_until(lambda: len(threads.ran) == 2_001)
+    may_end.set()
+
+
+def test_short_jobs_run_beside_long_jobs_of_all_other_threads(
+    queue: WorkQueue, threads: Threads
+) -> None:
+    put_short(queue, 2_000)
+    threads.start(4)
+    wait_until(lambda: len(threads.ran) == 2_000)
+    may_end = threading.Event()
+    for _ in range(3):
+        queue.put(Item(Job(lambda: may_end.wait(TOO_LONG), actor_name="long")))
+    put_short(queue, 100)
+    wait_until(lambda: len(threads.ran) == 2_100)
+    may_end.set()
+
+
+def test_what_stopped_threads_have_not_started_can_be_taken(queue: WorkQueue) -> None:
+    threads = Threads(queue)
+    put_short(queue, 5_000)
+    queue.put(Item(Job(lambda: setattr(threads, "running", False))))
+    put_short(queue, 500)
+    threads.start(1)
+    wait_until(lambda: not threads.running)
+    threads.stop()
+    left = 0
+    with pytest.raises(Empty):
+        while True:
+            queue.get_nowait()
+            left += 1
+    assert len(threads.ran) + left == 5_501
+    assert queue.empty()
+
+
+@settings(max_examples=15)
+@given(
+    kinds=st.lists(st.sampled_from(["short", "other", "waits"]), min_size=1, max_size=300),
+    number=st.integers(1, 6),
+)
+def test_every_job_runs_once_whatever_its_duration(kinds: list[str], number: int) -> None:
+    queue = WorkQueue()
+    threads = Threads(queue)
+    threads.start(number)
+    wait = threading.Event().wait
+    jobs = {
+        "short": Job(),
+        "other": Job(actor_name="other"),
+        "waits": Job(lambda: wait(0.001)),
+    }
+    items = [Item(jobs[kind], index % 2) for index, kind in enumerate(kinds)]
+    for item in items:
+        queue.put(item)
+    queue.join()
+    threads.stop()
+    assert Counter(map(id, threads.ran)) == Counter(map(id, items))
+
+
+def test_workers_have_it_and_pause_and_go_on(harness: Harness) -> None:
+    ran: list[int] = []
+
+    def act(number: int) -> None:
+        ran.append(number)
+
+    actor = harness.actor(act)
+    for number in range(100):
+        actor.send(number)
+    harness.start(threads=4)
+    worker = harness.worker
+    assert worker is not None
+    assert isinstance(worker.work_queue, WorkQueue)
+    wait_until(lambda: len(ran) == 100)
+    worker.pause()
+    worker.resume()
+    for number in range(100, 200):
+        actor.send(number)
+    wait_until(lambda: len(ran) == 200)
+    worker.join()
+    assert sorted(ran) == list(range(200))
