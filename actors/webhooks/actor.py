@@ -26,6 +26,7 @@ from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import FormrelayError, InvalidJob, SinkPermanent, describe
 from ...core.redaction import SHORTEST, redacted
+from ...core.request_times import count_request, result_of
 from ...core.signing import check_secrets, sign, sign_like_stripe
 from ...sinks.http import (
     HttpNotAllowed,
@@ -226,6 +227,8 @@ def _report(
     seconds = SYSTEM_CLOCK.monotonic() - started_at
     if response is not None:
         seconds = response.duration.total_seconds()
+    if not isinstance(error, InvalidJob):  # nothing was sent
+        count_request("webhook", "ok" if error is None else result_of(error), seconds)
     duration_ms, summary = round(seconds * 1000, 1), _body_summary(webhook, headers, response)
     job.fields.update(
         webhook_id=webhook_id(job),

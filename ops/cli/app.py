@@ -27,6 +27,7 @@ from .demo import demo
 from .doctor import doctor
 from .erase import erase
 from .health import health
+from .metrics import metrics
 from .migrate import migrate
 from .monitor import monitor
 from .options import add_import_option, with_imports
@@ -52,6 +53,7 @@ for _command in (
     with_imports(doctor),
     with_imports(health),
     with_imports(monitor),
+    with_imports(metrics),
     *(version, completion),
     with_imports(bounces),
     with_imports(erase),

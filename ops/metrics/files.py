@@ -177,7 +177,10 @@ class WorkerFiles:
         """
         with self._lock:
             if self._port is not None:
-                return True
+                if self._port.exists:
+                    return True
+                self._port.close()  # a program that cleans up old files has removed it
+                self._port = None
             fd = os.open(self.folder / _PORT_LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -80,7 +80,7 @@ class PortServer:
 
     def _take(self) -> None:
         with self._lock:
-            if self._is_stopped or self._server is not None or not self._files.take_port():
+            if self._is_stopped or not self._files.take_port() or self._server is not None:
                 return
             try:
                 server = _Server(self._address, self._files, self._queues)

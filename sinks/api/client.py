@@ -16,6 +16,7 @@ from ...config.expected import Expected
 from ...config.sinks import check_api_url
 from ...core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
 from ...core.process import current_pid
+from ...core.request_times import timed
 from ..http import ClientCertificate
 from ..http.blocking import BlockingClient, RequestFailed
 from .responses import SavedSubmission, connection_error, parse_json, parse_submission, refuse
@@ -132,18 +133,19 @@ class Api:
         headers = self._headers() | dict(headers or {})
         body = None if payload is None else _encode(payload)
         timeouts = (self._connect_timeout.total_seconds(), self._timeout.total_seconds())
-        try:
-            response = client.request(method, self._url + path, headers, body, timeouts)
-        except RequestFailed as error:
-            has_certificate = self._certificate is not None
-            raise connection_error(error, has_certificate=has_certificate) from None
-        refuse(response, payload)
-        try:
-            return parse_json(response)
-        except SinkTransient:
-            # The rest of the response must not be read as the next response.
-            client.close()
-            raise
+        with timed("api"):
+            try:
+                response = client.request(method, self._url + path, headers, body, timeouts)
+            except RequestFailed as error:
+                has_certificate = self._certificate is not None
+                raise connection_error(error, has_certificate=has_certificate) from None
+            refuse(response, payload)
+            try:
+                return parse_json(response)
+            except SinkTransient:
+                # The rest of the response must not be read as the next response.
+                client.close()
+                raise
 
     def _client(self) -> BlockingClient:
         client: BlockingClient | None = getattr(self._local, "client", None)

@@ -12,6 +12,7 @@ import orjson
 
 from ...core.errors import ConfigError, SinkPermanent
 from ...core.process import current_pid
+from ...core.request_times import timed
 from ..http.blocking import BlockingClient, BlockingResponse, RequestFailed
 from .errors import TokenRefused, parse_answer, transport_error
 
@@ -183,8 +184,9 @@ class SheetsClient:
         }
         if body is not None:
             headers["Content-Type"] = "application/json"
-        try:
-            response = self._transport.request(method, url, headers, body, self._timeout)
-        except RequestFailed as error:
-            raise transport_error(error) from None
-        return parse_answer(response)
+        with timed("sheets"):
+            try:
+                response = self._transport.request(method, url, headers, body, self._timeout)
+            except RequestFailed as error:
+                raise transport_error(error) from None
+            return parse_answer(response)

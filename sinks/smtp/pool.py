@@ -12,6 +12,7 @@ since no such exception can come between taking it and entering the block.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -28,6 +29,7 @@ from ...core.errors import (
     describe,
 )
 from ...core.process import current_pid
+from ...core.request_times import count_request, result_of
 from .account import Account
 from .connection import Lost, TimedOut
 from .replies import Reply, UnknownOutcome
@@ -199,7 +201,12 @@ class Pool:
                 lease.session, lease.was_idle = session, False
                 self._wait(state, deadline, "SMTP connections of all workers")
         lease.session, lease.was_idle = session, False
-        session.open()
+        started_at = time.monotonic()
+        try:
+            session.open()
+        except Exception as error:
+            count_request("smtp", result_of(error), time.monotonic() - started_at)
+            raise
         return session
 
     def _take(self, state: _State, lease: _Lease) -> None:

@@ -18,6 +18,8 @@ def metrics(place: Place) -> dict[str, float]:
     """What the exposition server of Dramatiq's command line serves after all jobs."""
     port, folder = free_port(), place.folder / "metrics"
     variables = {"dramatiq_prom_port": str(port), "dramatiq_prom_db": str(folder)}
+    ours = free_port()
+    variables |= {"WORKER_HTTP_PORT": str(ours), "WORKER_HTTP_DIR": str(place.folder / "http")}
     with worker(place, "with_prometheus", "measured", **variables) as program:
         for actor in ("measure", "measure_async"):
             for _ in range(4):
@@ -26,7 +28,9 @@ def metrics(place: Place) -> dict[str, float]:
             place.send("measured", actor, 0, kwargs={"error": "x"})  # retried once
         program.wait_for_outcomes(done=10, dead=2)
         wait_until(lambda: _rejected(_served(port)) == 2)  # counted after the line of the attempt
-        return _served(port)
+        name = 'formrelay_job_duration_seconds_count{actor="measure",queue="measured"}'
+        wait_until(lambda: _served(ours).get(name) == 7, every=0.3)  # two attempts fail
+        return _served(port) | _served(ours)
 
 
 def _served(port: int) -> dict[str, float]:
@@ -62,3 +66,10 @@ def test_the_counters_are_right_after_successes_deferrals_and_a_failure(
     count = of(metrics, "message_duration_milliseconds_count", actor)
     assert count == of(metrics, "messages_total", actor)
     assert of(metrics, "message_duration_milliseconds_sum", actor) >= 4 * 299
+
+
+def test_formrelay_serves_its_own_metrics_beside_them(metrics: dict[str, float]) -> None:
+    assert metrics['formrelay_jobs_total{actor="measure",outcome="done",queue="measured"}'] == 5
+    assert metrics['formrelay_jobs_total{actor="measure",outcome="dead",queue="measured"}'] == 1
+    assert metrics['formrelay_deferrals_total{queue="measured",reason="actor"}'] >= 2
+    assert metrics["formrelay_workers"] == 1
