@@ -26,10 +26,11 @@ def metrics(
 ) -> None:
     """Serve /metrics and health on WORKER_HTTP_PORT without running jobs.
 
-    For machines without workers, so that an autoscaler sees queues while no worker runs. If
-    workers of this machine serve the port, it waits, and takes over when they end.
+    For machines without workers, so that an autoscaler sees the queues while no
+    worker runs. While workers of this machine serve the port, it waits, and takes
+    over when they end.
 
-    Example: WORKER_HTTP_PORT=9464 formrelay metrics
+    Example: formrelay metrics --once
     """
     import_actors()
     settings = get_settings().worker_http

@@ -19,6 +19,7 @@ from formrelay.ops.cli.app import app, command
 NO_JSON = {
     "worker": "runs until it is stopped, and logs",
     "dashboard": "runs until it is stopped",
+    "metrics": "runs until it is stopped; --once prints what Prometheus reads",
     "schema": "always prints JSON",
     "dlq export": "writes NDJSON",
     "email preview": "writes a file",

@@ -18,6 +18,7 @@ from formrelay.ops.metrics.exposition import render
 from formrelay.ops.metrics.files import Machine
 from formrelay.ops.metrics.queues import QueueFigures
 from tests.ops.metrics.processes import jobs, snapshot
+from tests.support.checkout import ROOT
 
 #: Suffixes of Prometheus' naming rules: base units, and _info.
 UNITS = ("_seconds", "_bytes", "_jobs", "_info")
@@ -171,3 +172,10 @@ def test_names_keep_the_rules_of_prometheus(metric: names.Metric) -> None:
     assert is_count or metric.name in UNITLESS or metric.name.endswith(UNITS), "no unit"
     for label in metric.labels:
         assert label not in ("le", "quantile", "job", "instance")
+
+
+def test_the_documentation_lists_each_metric() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    for metric in names.ALL:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        assert f"| `{metric.full_name}` | {labels} | {metric.kind}: {metric.help} |" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -12,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from formrelay.core.errors import ConfigError
-from formrelay.ops.metrics import files as files_module
 from formrelay.ops.metrics.files import Machine, WorkerFiles
 from formrelay.ops.metrics.snapshot import MAX_ROWS, Snapshot, State, add_counts
 from tests.ops.metrics.processes import Process, jobs, snapshot
@@ -170,17 +170,17 @@ def test_a_forked_child_holds_no_lock_of_its_parent(
 def test_a_process_is_not_dead_before_it_has_its_lock(
     files: WorkerFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flock = files_module.fcntl.flock
+    flock = fcntl.flock
 
     def read_first(fd: int, how: int) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(files_module.fcntl, "flock", flock)
+            patch.setattr(fcntl, "flock", flock)
             assert numbers(files.read()) == (0, 0, 0, 0)
         flock(fd, how)
 
-    monkeypatch.setattr(files_module.fcntl, "flock", read_first)
+    monkeypatch.setattr(fcntl, "flock", read_first)
     process = Process(files, "1-aa")
-    monkeypatch.setattr(files_module.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     assert numbers(files.read()) == (1, 1, 0, 0)
     process.end()
 

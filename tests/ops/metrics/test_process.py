@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from formrelay.config import WorkerHttpSettings
+from formrelay.core import exit_reason
 from formrelay.core.throttle import Throttle
-from formrelay.ops.metrics import process
 from formrelay.ops.metrics.files import WorkerFiles
 from formrelay.ops.metrics.process import WorkerHttp
 from formrelay.ops.metrics.snapshot import State
@@ -90,9 +90,8 @@ def test_the_last_counts_of_a_worker_are_kept_and_count_once(
 def test_a_recycled_process_is_counted_as_recycled(
     harness: Harness, files: WorkerFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_recycled_pid", 0)
     harness.start()
-    process.note_recycle()
+    monkeypatch.setattr(exit_reason, "_reason", "recycled")
     harness.stop()
     machine = files.read()
     assert (machine.recycles, machine.crashes, machine.starts) == (1, 0, 1)

@@ -106,9 +106,9 @@ def test_a_foreign_program_on_the_port_is_logged_once_and_waited_for(
             one._take()
         assert not one.serves
     (line,) = caplog.records
-    assert (line.levelname, line.port) == ("ERROR", port)
+    assert (line.levelname, vars(line)["port"]) == ("ERROR", port)
     assert line.message == "cannot listen on WORKER_HTTP_PORT, retrying"
-    assert line.error_message == "Address already in use"
+    assert vars(line)["error_message"] == "Address already in use"
     with serving(port, tmp_path) as two:
         wait_until(lambda: two.serves)
 
@@ -122,7 +122,7 @@ def test_workers_with_another_folder_are_told_apart(
             two._take()
     (line,) = caplog.records
     assert "set the same WORKER_HTTP_DIR for all workers" in line.message
-    assert line.error_message == f"workers with the folder {tmp_path / 'one'} serve it"
+    assert vars(line)["error_message"] == f"workers with the folder {tmp_path / 'one'} serve it"
 
 
 def test_a_forked_child_does_not_keep_the_port(port: int, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from formrelay.core.errors import (
 )
 from formrelay.sinks.api import Api, SavedSubmission, SubmissionWebhook
 from tests.sinks.wire import Answer, Wire, answer, drip, flood, raw, reset, serving, silence
+from tests.support.request_counts import counting
 
 PAYLOAD = {"submissionId": "sub-1", "formId": "f", "answers": {"email": "ann@example.com"}}
 ENDPOINT: dict[str, object] = {
@@ -52,6 +53,17 @@ def test_a_saved_submission_is_returned_with_its_endpoints(status: int) -> None:
     assert {"Idempotency-Key: sub-1", "Authorization: Bearer t0ken"} <= set(wire.headers())
     assert json.loads(wire.body()) == PAYLOAD
     assert "whsec_x" not in repr(result)
+
+
+def test_requests_are_counted_by_their_result() -> None:
+    answers = [saved(), answer(422, b"{}"), answer(503, b"{}"), silence]
+    with counting("api") as found, serving(*answers) as wire:
+        client = api(wire.url)
+        client.save_submission(PAYLOAD)
+        for _ in range(3):
+            with pytest.raises(SinkError):
+                client.save_submission(PAYLOAD)
+    assert found == {"ok": 1, "refused": 1, "busy": 1, "failed": 1}
 
 
 def test_ids_are_quoted_in_urls() -> None:

@@ -11,6 +11,7 @@ import pytest
 from formrelay.core.errors import SinkError, SinkPermanent, SinkTransient
 from formrelay.sinks.clickhouse import MODERN, ClickHouse, migrate
 from tests.sinks.clickhouse.conftest import COLUMNS, WHEN, count, open_clickhouse, rows
+from tests.support.request_counts import counting
 from tests.support.threads import at_once
 
 
@@ -32,7 +33,18 @@ def test_an_event_id_may_be_text_and_columns_may_be_left_out(clickhouse: ClickHo
 
 
 def test_an_empty_block_sends_nothing(empty: ClickHouse) -> None:
-    empty.insert("no_such_table", ("a",), [[]])
+    with counting("clickhouse") as found:
+        empty.insert("no_such_table", ("a",), [[]])
+    assert found == {}
+
+
+def test_inserts_are_counted_by_their_result(clickhouse: ClickHouse) -> None:
+    with counting("clickhouse") as found:
+        clickhouse.insert("events", COLUMNS, rows(1))
+        clickhouse.query("SELECT 1")
+        with pytest.raises(SinkError):
+            clickhouse.insert("no_such_table", ("a",), [[1]])
+    assert found == {"ok": 1, "unready": 1}
 
 
 def test_the_same_token_inserts_once_where_the_server_supports_tokens(

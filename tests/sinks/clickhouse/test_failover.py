@@ -15,6 +15,7 @@ from formrelay.sinks.clickhouse.client import FailoverClickHouse
 from tests.conftest import own
 from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
 from tests.sinks.wire import serving, silence
+from tests.support.request_counts import counting
 from tests.support.servers import ClickHouseServer
 from tests.support.threads import at_once
 
@@ -74,7 +75,9 @@ def test_the_first_host_is_used_while_it_answers(pair: Pair, client: ClickHouse)
 def test_rows_go_to_the_second_host_if_the_first_was_killed(pair: Pair, client: ClickHouse) -> None:
     client.insert("events", COLUMNS, rows(3))
     pair[0].kill()
-    client.insert("events", COLUMNS, rows(3, start=3))
+    with counting("clickhouse") as found:
+        client.insert("events", COLUMNS, rows(3, start=3))
+    assert found == {"unavailable": 1, "ok": 1}  # each host
     assert client.query("SELECT count() FROM events_once") == [(3,)]
     pair[0].start()
     client.ping()

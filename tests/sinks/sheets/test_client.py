@@ -21,6 +21,7 @@ from formrelay.sinks.sheets import (
 from formrelay.state.claims import MemoryClaims
 from tests.sinks.sheets.making import answers
 from tests.support.google import Book, Fate, Google, serving
+from tests.support.request_counts import counting
 
 
 @pytest.fixture
@@ -59,7 +60,10 @@ def test_a_refused_token_is_replaced_once(google: Google, url: str, book: Book) 
     )
     assert writer.write("book", [answers("1", name="Ann")]).failures == {}
     google.tokens.expire()
-    assert writer.write("book", [answers("2", name="Bob")]).failures == {}
+    with counting("sheets") as found:
+        assert writer.write("book", [answers("2", name="Bob")]).failures == {}
+    assert found.pop("ok") >= 1
+    assert found == {"failed": 1}  # the token that was refused
     assert [old for old in refused if old] == [tokens[0]]
     google.tokens.revoke("ann")
     google.tokens.access.clear()

@@ -21,6 +21,7 @@ from formrelay.sinks.smtp.pool import Pool
 from formrelay.sinks.smtp.replies import UnknownOutcome
 from tests.sinks.smtp.accounts import ANN, MESSAGE, SENDER, account, timeouts
 from tests.sinks.smtp.scripted import Scripted, close, scripted, stall, then_close
+from tests.support.request_counts import counting
 from tests.support.threads import at_once
 from tests.support.waiting import wait_until
 
@@ -52,9 +53,11 @@ def test_a_connection_is_closed_after_its_maximum_number_of_messages() -> None:
     server = Scripted()
     with scripted(server):
         pool = Pool(account(server.port, max_messages=3))
-        for _ in range(7):
-            send(pool)
+        with counting("smtp") as found:
+            for _ in range(7):
+                send(pool)
         pool.close()
+    assert found == {"ok": 7}
     counts = [talk.commands.count(".") for talk in server.talks]
     assert counts == [3, 3, 1]
     assert all(talk.commands[-1] == "QUIT" for talk in server.talks)
