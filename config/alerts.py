@@ -222,6 +222,12 @@ class AlertSettings(Section):
         None, description="Sender of alerts by e-mail. Default: EMAIL_FROM."
     )
 
+    heartbeat_url: HttpUrl | None = Field(
+        None,
+        description="URL that gets a GET request after each look of the monitor. A service outside "
+        "can alert when these requests stop.",
+    )
+
     def faults(self) -> Iterator[tuple[str, str]]:
         if (self.webhook_url is None) != (self.webhook_secret is None):
             missing, given = "ALERT_WEBHOOK_SECRET", "ALERT_WEBHOOK_URL"

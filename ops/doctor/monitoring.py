@@ -25,9 +25,9 @@ def check_monitoring() -> Iterator[Finding]:
             yield Finding("monitoring", "weak", f"{says}: set it, or run formrelay monitor")
         return
     if get_broker().state is None:
-        says = "each worker process monitors alone, sends its own alerts, and does not know error"
-        says += " rates and other workers: set STATE_URL to a Redis URL, or run one formrelay"
-        yield Finding("monitoring", "weak", f"{says} monitor instead")
+        says = "one process of each machine monitors, and none knows error rates and workers"
+        todo = "set STATE_URL to a Redis URL, or run one formrelay monitor instead"
+        yield Finding("monitoring", "weak", f"{says}: {todo}")
     if names == ["log"]:
         says = "alerts go to the log alone: set ALERT_WEBHOOK_URL, ALERT_ALERTMANAGER_URL,"
         yield Finding("monitoring", "weak", f"{says} ALERT_SLACK_URL or ALERT_EMAIL_TO")

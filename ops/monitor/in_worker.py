@@ -33,7 +33,8 @@ class MonitorInWorker(Middleware):
             return
         assert isinstance(broker, RelayBroker)
         if broker.state is None:
-            says = "each monitor works alone, and sends its own alerts"
+            says = "without a shared store, one process of each machine sends alerts, without error"
+            says += " rates and workers"
             todo = "set STATE_URL to a Redis URL, or run one formrelay monitor instead"
             logger.warning("%s: %s", says, todo)
         try:
@@ -42,6 +43,10 @@ class MonitorInWorker(Middleware):
             logger.error("cannot send alerts", extra={"error_message": str(error)})
             return
         self._monitor.start()
+
+    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        if self._monitor is not None and self._workers == [worker]:
+            self._monitor.request_stop()  # another may lead while the running jobs end
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self._workers = [each for each in self._workers if each is not worker]

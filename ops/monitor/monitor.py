@@ -22,6 +22,8 @@ from .alert_states import AlertState
 from .collecting import Collector, unreceived
 from .delivery import Delivery
 from .findings import finding
+from .heartbeat import Heartbeat
+from .machine_lock import MachineLock
 from .receivers import Receiver, make_receivers
 from .rules import Evaluation, evaluate
 from .watching import Memory, Watch
@@ -70,6 +72,9 @@ class Monitor:
         # The store takes no part in this, so that it is said although the store is unreachable.
         self._own = self._make_watch(self._own_store, _ALONE, receivers)
         self._collector = Collector(broker, settings, limit=limit)
+        #: Without a shared store, one process of a machine monitors.
+        self._lock = MachineLock(_address(settings)) if broker.state is None else None
+        self._heartbeat = Heartbeat(settings.alerts)
         self._order: tuple[str, ...] = (self.name,)
         self._down_since: float | None = None
         self._is_leader = False
@@ -90,9 +95,13 @@ class Monitor:
         self._thread = threading.Thread(target=self.run, name="formrelay-monitor", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout: float = 5.0) -> None:
+    def request_stop(self) -> None:
         """End the thread after the current look, and let another monitor lead at once."""
         self._stopped.set()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the thread as :meth:`request_stop` does, and wait for its end."""
+        self.request_stop()
         if self._thread is not None:
             self._thread.join(timeout)
             self._thread = None
@@ -119,6 +128,8 @@ class Monitor:
         except BrokerError as error:
             about = {"error_message": describe(error)}
             logger.warning("cannot give back the lease of the monitor", extra=about)
+        if self._lock is not None:
+            self._lock.let_go()
 
     # -- one look --------------------------------------------------------------------------
 
@@ -128,6 +139,9 @@ class Monitor:
         Returns:
             Seconds from the begin of this look to the next.
         """
+        if self._lock is not None and not self._lock.hold():
+            self._shared.stand_by()
+            return self._interval
         try:
             leadership = self._store.lead(self.name, self._lasts, self._clock.time())
             if leadership.leads:
@@ -165,6 +179,8 @@ class Monitor:
             self._is_leader = False
             self._shared.stand_by()
             logger.info("another monitor leads", extra={"monitor": self.name})
+        else:
+            self._heartbeat.beat()
 
     # -- the store is unreachable ------------------------------------------------------------
 
@@ -215,6 +231,12 @@ class Monitor:
         found = list(Memory.from_json(self._own_store.load()[0]).alerts.values())
         found += Memory.from_json(self._store.load()[0]).alerts.values()
         return [state for state in found if state.is_firing]
+
+
+def _address(settings: Settings) -> str:
+    """What tells one installation from another on this machine."""
+    broker = settings.broker
+    return f"{broker.kind} {broker.secret('rabbitmq_url')} {broker.namespace}"
 
 
 def _host(monitor: str) -> str:

@@ -105,7 +105,7 @@ class WebhookReceiver(_Remembers):
         body = orjson.dumps(webhook_body(notification))
         secret = self._section.secret("webhook_secret") or ""
         headers = sign([secret], webhook_id=id, timestamp=int(now), body=body)
-        _post(self._client, self._section.secret("webhook_url") or "", body, headers)
+        send(self._client, "POST", self._section.secret("webhook_url") or "", body, headers)
 
 
 class AlertmanagerReceiver:
@@ -129,7 +129,7 @@ class AlertmanagerReceiver:
 
     def _send(self, alerts: list[dict[str, Any]]) -> None:
         url = (self._section.secret("alertmanager_url") or "").rstrip("/")
-        _post(self._client, f"{url}/api/v2/alerts", orjson.dumps(alerts))
+        send(self._client, "POST", f"{url}/api/v2/alerts", orjson.dumps(alerts))
 
 
 class SlackReceiver(_Remembers):
@@ -143,7 +143,7 @@ class SlackReceiver(_Remembers):
 
     def deliver(self, notification: Notification, id: str, now: float) -> None:
         body = orjson.dumps(slack_message(notification))
-        _post(self._client, self._section.secret("slack_url") or "", body)
+        send(self._client, "POST", self._section.secret("slack_url") or "", body)
 
 
 class EmailReceiver(_Remembers):
@@ -200,16 +200,24 @@ def make_receivers(settings: Settings) -> list[Receiver]:
     return found
 
 
-def _post(
-    client: BlockingClient, url: str, body: bytes, headers: Mapping[str, str] | None = None
+def send(
+    client: BlockingClient,
+    method: str,
+    url: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> None:
-    all_headers = {
-        "content-type": "application/json",
-        "user-agent": "formrelay",
-        **(headers or {}),
-    }
+    """Send a request of which only the status matters.
+
+    Raises:
+        SinkPermanent: the receiver refuses this request.
+        SinkTransient: it does not work now.
+    """
+    all_headers = {"user-agent": "formrelay", **(headers or {})}
+    if body is not None:
+        all_headers["content-type"] = "application/json"
     try:
-        response = client.request("POST", url, all_headers, body, _TIMEOUT)
+        response = client.request(method, url, all_headers, body, _TIMEOUT)
     except RequestFailed as error:
         client.close()
         what = "no answer" if error.was_sent else "no connection"

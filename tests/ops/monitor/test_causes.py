@@ -20,6 +20,7 @@ from formrelay.ops.monitor import rules
 from formrelay.state import make_tokens
 from formrelay.state.alert_store import OutboxEntry
 from formrelay.state.worker_reports import PausedSink, WorkerReport
+from tests.actors.receiver import receiving
 from tests.ops.monitor.watched import Kept, firing, look, make_monitor
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
@@ -214,6 +215,13 @@ def test_facts_that_cannot_be_read_end_no_alert_and_are_a_finding(broker: RedisB
     found = firing(monitor)
     assert found["look_failed"] == {"part": "workers"}
     assert found["worker_hangs"] == {"worker": "a:1"}
+
+
+def test_each_look_is_a_heartbeat_for_a_service_outside(broker: RedisBroker) -> None:
+    with receiving() as receiver:
+        monitor = make_monitor(broker, Kept(), ALERT_HEARTBEAT_URL=f"{receiver.url}/beat")
+        look(monitor)
+        wait_until(lambda: [each.method for each in receiver.of("/beat")] == ["GET"])
 
 
 def test_a_rule_that_is_off_finds_nothing_and_many_findings_become_few(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from dramatiq import Message, Worker
@@ -13,7 +15,7 @@ from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.ops.monitor.in_worker import MonitorInWorker
 from formrelay.ops.monitor.receivers import make_receivers
 from tests.ops.monitor.watched import settings_of
-from tests.ops.shell import Shell
+from tests.support.command import run
 from tests.support.waiting import wait_until
 
 
@@ -24,18 +26,24 @@ def broker(redis_url: str) -> Iterator[RedisBroker]:
     broker.close()
 
 
-def test_once_prints_the_problems_and_test_tries_the_receivers(shell: Shell) -> None:
-    found = shell("monitor", "--once", "--json", status=1)
-    (problem,) = json.loads(found.stdout)  # no API runs in a test
-    assert problem["rule"] == "sink_unreachable"
-    assert problem["labels"] == {"sink": "api"}
-    shell.env["ALERT_SLACK_URL"] = "http://127.0.0.1:1/services/a-secret"
-    tried = shell("monitor", "--test", "--json", status=1)
-    assert [(each["receiver"], each["ok"]) for each in json.loads(tried.stdout)] == [
-        ("log", True),
-        ("slack", False),
+@pytest.mark.redis
+def test_once_prints_the_problems_and_test_tries_the_receivers(
+    redis_url: str, tmp_path: Path
+) -> None:
+    def command(*arguments: str, **env: str) -> tuple[int, Any]:
+        done = run("monitor", *arguments, "--json", cwd=tmp_path, env=env)
+        assert "a-secret" not in done.stdout + done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    status, problems = command("--once", REDIS_URL=redis_url, API_URL="http://127.0.0.1:1")
+    assert [(each["rule"], each["labels"]) for each in problems] == [
+        ("sink_unreachable", {"sink": "api"})
     ]
-    assert "a-secret" not in tried.stdout + tried.stderr
+    assert status == 1
+    url = "http://127.0.0.1:1/services/a-secret"
+    status, tried = command("--test", REDIS_URL="redis://127.0.0.1:1", ALERT_SLACK_URL=url)
+    assert [(each["receiver"], each["ok"]) for each in tried] == [("log", True), ("slack", False)]
+    assert status == 1
 
 
 @pytest.mark.redis

@@ -18,6 +18,7 @@ from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.ops.monitor.monitor import Monitor
 from formrelay.state.alert_store import MemoryAlertStore
+from formrelay.testing import MemoryBroker
 from tests.actors.receiver import receiving
 from tests.ops.monitor.watched import Kept, firing, look, make_monitor
 from tests.support.command import Program, clean_environment, start_python
@@ -111,7 +112,7 @@ def test_a_leader_that_slept_through_its_lease_changes_nothing(broker: RedisBrok
 
 
 @pytest.mark.redis
-def test_a_broker_that_is_down_is_said_from_memory_and_so_is_its_end(
+def test_a_broker_that_is_full_or_down_is_said_from_memory_and_so_is_its_end(
     redis_server: RedisServer,
 ) -> None:
     broker = RedisBroker(
@@ -122,12 +123,14 @@ def test_a_broker_that_is_down_is_said_from_memory_and_so_is_its_end(
     for each in (monitor, other):
         look(each)
     look(monitor)
-    redis_server.kill()
-    for _ in range(2):
-        look(monitor)
-        look(other)
+    for cause in (lambda: broker.client.config_set("maxmemory", 1), redis_server.kill):
+        cause()  # full, and then down
+        for _ in range(2):
+            look(monitor)
+            look(other)
     host = socket.gethostname()
     assert kept.said == [("firing", "broker_unreachable", {"host": host})]
+    assert "refused" in kept.got[0]["summary"]
     assert str(redis_server.port) in kept.got[0]["summary"]
     assert deputy.got == [], "one process of a machine speaks"
     redis_server.start()
@@ -157,6 +160,4 @@ def test_deputies_on_other_machines_speak_later_and_not_all() -> None:
 
 
 def _monitor() -> Monitor:
-    from formrelay.testing import MemoryBroker
-
     return make_monitor(MemoryBroker(), Kept(), store=MemoryAlertStore())

@@ -18,21 +18,28 @@ RABBIT = {"BROKER": "rabbitmq", "RABBITMQ_URL": "amqp://host", "ALERT_MAX_WAITIN
 
 
 @pytest.mark.rabbitmq
-def test_without_a_shared_store_each_monitor_works_alone(rabbitmq_url: str, unique: str) -> None:
+def test_without_a_shared_store_one_process_of_a_machine_monitors(
+    rabbitmq_url: str, unique: str
+) -> None:
     broker = RabbitBroker(rabbitmq_url, options=BrokerOptions())
     broker.declare_queue(unique)
     broker.enqueue_many(Message(unique, "job", (), {}, {}) for _ in range(2))
     wait_until(lambda: broker.counts(unique).waiting == 2)
-    kept, other = Kept(), Kept()
-    for each in (kept, other):
-        monitor = make_monitor(broker, each, **RABBIT)
-        assert isinstance(monitor._store, MemoryAlertStore)
-        look(monitor)
-        look(monitor)
-        # Whether a worker consumes the queue, RabbitMQ tells without a store.
-        assert {rule for _, rule, _ in each.said} == {"queue_too_long", "queue_without_worker"}
-        assert all(labels == {"queue": unique} for _, _, labels in each.said)
-        assert len(each.said) == 2, "each is said once"
+    kept, stand_by = Kept(), Kept()
+    monitor, other = (make_monitor(broker, each, **RABBIT) for each in (kept, stand_by))
+    assert isinstance(monitor._store, MemoryAlertStore)
+    for each in (monitor, other, monitor):
+        look(each)
+    # Whether a worker consumes the queue, RabbitMQ tells without a store.
+    assert sorted(kept.said) == [
+        ("firing", "queue_too_long", {"queue": unique}),
+        ("firing", "queue_without_worker", {"queue": unique}),
+    ]
+    assert stand_by.got == [], "one process of a machine speaks"
+    monitor._let_go()  # as when its process ends
+    look(other)
+    assert len(stand_by.got) == 2, "it has no memory but its own"
+    other._let_go()
     broker.close()
 
 
