@@ -19,7 +19,8 @@ from .urls import url_check
 
 #: The names of the rules; docs/alerts.md.
 RULES = (
-    *("broker_unreachable", "store_unreachable", "worker_silent", "worker_hangs"),
+    *("broker_unreachable", "store_unreachable", "worker_crashed", "worker_silent"),
+    "worker_hangs",
     *("worker_without_broker", "queue_without_worker", "queue_too_long", "oldest_waiting"),
     *("scheduler_late", "error_rate", "dead_letters_growing", "sink_unreachable", "sink_paused"),
     *("breaker_open", "endpoint_disabled", "connection_paused", "clock_skew", "receiver_failing"),
@@ -181,7 +182,8 @@ class AlertSettings(Section):
     for_seconds: ByRule = Field(
         (
             ("*", 60.0),
-            ("worker_silent", 0.0),
+            ("worker_crashed", 0.0),
+            ("worker_silent", 30.0),
             ("endpoint_disabled", 0.0),
             ("connection_paused", 0.0),
             ("dead_letters_growing", 0.0),

@@ -28,6 +28,7 @@ class Rule(NamedTuple):
 ABOUT: dict[str, Rule] = {
     "broker_unreachable": Rule("critical", "check that the broker runs and can be reached"),
     "store_unreachable": Rule("critical", "check that the Redis of STATE_URL runs"),
+    "worker_crashed": Rule("critical", "look at its log, and for the OOM killer in dmesg"),
     "worker_silent": Rule("critical", "look at its log; run formrelay workers"),
     "worker_hangs": Rule("critical", "restart the worker; py-spy dump --pid PID tells where"),
     "worker_without_broker": Rule("critical", "check the network of the worker"),

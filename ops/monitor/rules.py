@@ -150,18 +150,32 @@ def _dead_letters(facts: Facts, settings: AlertSettings) -> Findings:
 # -- workers -----------------------------------------------------------------------------------
 
 
+def _crashed(facts: Facts, _settings: AlertSettings) -> Findings:
+    if facts.workers is None:
+        return None
+    return [
+        finding(
+            "worker_crashed",
+            f"worker {each.name} was killed or has crashed; its last report is {age(each.age)} old",
+            worker=each.name,
+        )
+        for each in facts.workers
+        if each.has_ended
+    ]
+
+
 def _silent(facts: Facts, _settings: AlertSettings) -> Findings:
     if facts.workers is None:
         return None
     return [
         finding(
             "worker_silent",
-            f"worker {each.name} has not reported for {age(each.age)}: it was killed, has crashed, "
+            f"worker {each.name} has not reported for {age(each.age)}: its machine is gone, or it "
             "hangs or cannot reach the store",
             worker=each.name,
         )
         for each in facts.workers
-        if each.is_silent
+        if each.is_silent and not each.has_ended
     ]
 
 
@@ -317,6 +331,7 @@ def _failed(facts: Facts, _settings: AlertSettings) -> Findings:
 #: ``store_unreachable`` is found by the monitor itself, which has no other facts then.
 _RULES: dict[str, Callable[[Facts, AlertSettings], Findings]] = {
     "broker_unreachable": _broker,
+    "worker_crashed": _crashed,
     "worker_silent": _silent,
     "worker_hangs": _hangs,
     "worker_without_broker": _cut_off,

@@ -119,9 +119,12 @@ def test_what_workers_report_is_found(broker: RedisBroker) -> None:
     reports.report(WorkerReport("a:1", "1", stalled=1_000.0))
     reports.report(WorkerReport("b:2", "1", problem="Redis at host:1 is not reachable"))
     reports.report(WorkerReport("c:3", "1", paused=(sink, PausedSink("api", 1, False))))
-    reports.report(WorkerReport("d:4", "1"))
     times = f"{broker.keys.namespace}:__reports__.times"
-    broker.client.zincrby(times, -60_000, "d:4")  # killed a minute ago
+    killed = WorkerReport("e:5", "1")
+    for report in (WorkerReport("d:4", "1"), killed):
+        reports.report(report)
+        broker.client.zincrby(times, -60_000, report.id)  # the last report is a minute old
+    reports.mark_ended(killed)  # by another worker of its machine
     monitor = make_monitor(broker, Kept())
     look(monitor)
     assert firing(monitor) == {
@@ -129,8 +132,9 @@ def test_what_workers_report_is_found(broker: RedisBroker) -> None:
         "worker_without_broker": {"worker": "b:2"},
         "sink_paused": {"sink": "clickhouse"},
         "worker_silent": {"worker": "d:4"},
+        "worker_crashed": {"worker": "e:5"},
     }
-    for name in ("a:1", "b:2", "c:3", "d:4"):
+    for name in ("a:1", "b:2", "c:3", "d:4", "e:5"):
         reports.remove(name)  # they have ended as they should
     for _ in range(2):
         look(monitor)
