@@ -53,6 +53,7 @@ class Comparison:
 def comparisons() -> list[Comparison]:
     """All comparisons, in the order of docs/benchmarks.md."""
     return [
+        *_log_lines(),
         *_drains(),
         *_enqueues(),
         *_pickups(),
@@ -64,6 +65,23 @@ def comparisons() -> list[Comparison]:
         *_submissions(),
         *_emails(),
         *_depths(),
+    ]
+
+
+def _log_lines() -> list[Comparison]:
+    job, quiet = {"count": 60_000}, {"log_level": "error"}
+    return [
+        Comparison(
+            f"log-lines-{broker}",
+            f"dramatiq formrelay.worker on {title}, one process, default settings, a job with a "
+            "system call, with and without log lines: jobs/s",
+            "command_line",
+            (
+                Contender("with log lines", f"{broker}-ours", job),
+                Contender("without", f"{broker}-ours", job | quiet, wanted=0.85),
+            ),
+        )
+        for broker, title in (("redis", "Redis"), ("rabbitmq", "RabbitMQ (quorum queues)"))
     ]
 
 

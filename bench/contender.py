@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from command_line import command_line
 from emails import emails
 from events import record, unavailable
 from submissions import autosave, submit
@@ -223,6 +224,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "deliver": deliver,
     "latency": latency,
     "load": load,
+    "command_line": command_line,
     "drain": drain,
     "shared": shared,
     "share": share,
