@@ -86,6 +86,8 @@ class JobActor(dramatiq.Actor[..., None]):
 
     #: Its payloads are checked models, written as JSON; brokers need not check their types again.
     sends_plain_json = True
+    #: Of its exceptions, logs and dead letters have type and places, by default.
+    is_of_formrelay = True
 
     def __init__(
         self,

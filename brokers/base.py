@@ -7,10 +7,9 @@ A subclass implements ``_put``, ``consume``, ``ping``, ``drop_waiting``, ``close
 from __future__ import annotations
 
 import logging
-import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import timedelta
+from contextlib import ExitStack, nullcontext
 from threading import Lock
 from typing import Any
 from weakref import WeakSet
@@ -20,12 +19,15 @@ from dramatiq import Message
 from dramatiq.middleware import Middleware
 
 from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
-from ..core.errors import FormrelayError, InvalidJob
+from ..core.errors import FormrelayError
 from ..core.server_info import ServerInfo
 from ..core.throttle import Throttle
 from ..middleware.causes import cause_of
 from ..middleware.delivery import CAUSED_BY, DUE
+from ..middleware.disclosures import OPTION as LOG_EXCEPTIONS
+from ..middleware.disclosures import make_disclosure
 from ..middleware.idempotency import remember
+from ..middleware.tracing import Sending, begin_sending, trace_to_send
 from ..state import (
     IdempotencyStore,
     make_history,
@@ -34,14 +36,21 @@ from ..state import (
 )
 from ..state.history import History
 from ..state.worker_reports import WorkerReports
-from .contract import LONGEST_DELAY, Batching, BrokerOptions, QueueConsumer
+from .contract import Batching, BrokerOptions, QueueConsumer
 from .envelope import Envelope, encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .exact_json import check_encoder, check_exact
 from .follow_ups import keep
 from .inspection import DeadFilter, Entry
 from .joining import JoiningBroker
-from .options import OF_BATCHES, OF_RESULTS, check_actor, check_message, is_number
+from .options import (
+    OF_BATCHES,
+    OF_RESULTS,
+    check_actor,
+    check_message,
+    due_of,
+    priority_of,
+)
 from .signals import SignallingBroker
 
 logger = logging.getLogger("formrelay.brokers")
@@ -50,10 +59,17 @@ logger = logging.getLogger("formrelay.brokers")
 #: chunks would use more memory and block Redis.
 CHUNK = 500
 CHUNK_BYTES = 1024 * 1024
+_NO_SPAN = nullcontext()
 
 
 class RelayBroker(SignallingBroker, JoiningBroker):
-    """The base of the Redis and RabbitMQ brokers."""
+    """The base of the Redis and RabbitMQ brokers.
+
+    Attributes:
+        messaging_system: the kind of server, as OpenTelemetry names it.
+    """
+
+    messaging_system = "redis"
 
     def __init__(
         self,
@@ -64,6 +80,7 @@ class RelayBroker(SignallingBroker, JoiningBroker):
     ) -> None:
         super().__init__(middleware, clock=clock)
         self.options = options
+        self.makes_spans = options.makes_spans
         self.clock = clock
         self.queues = set()
         #: The names of the ``async`` actors.
@@ -145,6 +162,7 @@ class RelayBroker(SignallingBroker, JoiningBroker):
             InvalidPolicy: the options make no retry policy.
         """
         check_actor(actor, self)
+        actor.options[LOG_EXCEPTIONS] = make_disclosure(actor, self.options.log_exceptions)
         self.outcomes.declare(actor)
         remember(actor)
         if "in_flight" in actor.options:
@@ -192,12 +210,14 @@ class RelayBroker(SignallingBroker, JoiningBroker):
             MessageTooLarge: the message is larger than ``max_message_bytes``.
         """
         self.emit_before("enqueue", message, delay)
-        envelope = self._envelope(message, delay)
-        try:
-            self._put([envelope])
-        except (BrokerUnavailable, BrokerRefused):
-            if not keep(envelope):
-                raise
+        sending = begin_sending(self, message, is_one=True)
+        with _NO_SPAN if sending is None else sending:
+            envelope = self._envelope(message, delay, sending)
+            try:
+                self._put([envelope])
+            except (BrokerUnavailable, BrokerRefused):
+                if not keep(envelope):
+                    raise
         self.emit_after("enqueue", message, delay)
         return message
 
@@ -223,9 +243,13 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         Raises:
             as :meth:`enqueue`.
         """
+        with ExitStack() as span:
+            return self._enqueue_many(messages, span)
+
+    def _enqueue_many(self, messages: Iterable[Message[Any]], span: ExitStack) -> int:
         count = 0
         try:
-            for chunk in self._chunks(messages):
+            for chunk in self._chunks(messages, span):
                 self._put(chunk)
                 for envelope in chunk:
                     self.emit_after("enqueue", envelope.message, None)
@@ -238,12 +262,21 @@ class RelayBroker(SignallingBroker, JoiningBroker):
             raise
         return count
 
-    def _chunks(self, messages: Iterable[Message[Any]]) -> Iterator[list[Envelope]]:
+    def _chunks(
+        self, messages: Iterable[Message[Any]], span: ExitStack
+    ) -> Iterator[list[Envelope]]:
+        """Yield the envelopes in chunks; begin a span of the call with the first message."""
         chunk: list[Envelope] = []
-        size = 0
+        size, sending, is_first = 0, None, True
         for message in messages:
             self.emit_before("enqueue", message, None)
-            envelope = self._envelope(message, None)
+            if is_first:
+                is_first, sending = False, begin_sending(self, message, is_one=False)
+                if sending is not None:
+                    span.enter_context(sending)
+            if sending is not None:
+                sending.count += 1
+            envelope = self._envelope(message, None, sending)
             if chunk and (len(chunk) == CHUNK or size + len(envelope.body) > CHUNK_BYTES):
                 yield chunk
                 chunk, size = [], 0
@@ -252,15 +285,20 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         if chunk:
             yield chunk
 
-    def _envelope(self, message: Message[Any], delay: int | None) -> Envelope:
+    def _envelope(
+        self, message: Message[Any], delay: int | None, sending: Sending | None = None
+    ) -> Envelope:
         check_encoder()
         actor = self.actors.get(message.actor_name)
         check_message(message, self)
-        due = _due(message, delay, to_millis(self.clock.time()))
+        due = due_of(message, delay, to_millis(self.clock.time()))
         cause = cause_of(message)
         options: dict[str, Any] = {} if cause is None else {CAUSED_BY: cause}
         if due is not None:
             options[DUE] = due
+        trace = (trace_to_send if sending is None else sending.trace_to_send)(message)
+        if trace is not None:
+            options |= trace.as_options()
         body = encode(message, options or None)
         if not getattr(actor, "sends_plain_json", False):
             check_exact(message)
@@ -270,7 +308,7 @@ class RelayBroker(SignallingBroker, JoiningBroker):
                 f"expected a message of at most {limit} bytes for {message.actor_name!r}, got "
                 f"{len(body)}: send a reference to the data instead, or raise MAX_MESSAGE_BYTES"
             )
-        return Envelope(message, body, due, _priority(message))
+        return Envelope(message, body, due, priority_of(message))
 
     @abstractmethod
     def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
@@ -356,33 +394,3 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         actors = [actor for actor in self.actors.values() if actor.queue_name == queue_name]
         throttles = (actor.options.get("throttle") for actor in actors)
         return list(dict.fromkeys(throttle for throttle in throttles if throttle is not None))
-
-
-def _priority(message: Message[Any]) -> int | None:
-    """Return the option ``broker_priority`` of a message; None for 0 or without the option."""
-    priority = message.options.get("broker_priority")
-    if priority is None:
-        return None
-    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 9:
-        raise InvalidJob(
-            f"expected broker_priority to be a whole number from 0 to 9, got {priority!r}"
-        )
-    return priority or None
-
-
-def _due(message: Message[Any], delay: int | None, now: int) -> int | None:
-    """Return when a message is due, unix milliseconds; None without a delay and an ``eta``."""
-    due: int | None = None
-    eta = message.options.get("eta")
-    if eta is not None:
-        if not is_number(eta) or not math.isfinite(eta):
-            raise InvalidJob(f"expected eta to be unix milliseconds, got {eta!r}")
-        due = int(eta)
-    if delay is not None:
-        if not is_number(delay) or not math.isfinite(delay):
-            raise InvalidJob(f"expected delay to be milliseconds, got {delay!r}")
-        due = now + int(delay)
-    if due is not None and due - now > LONGEST_DELAY / timedelta(milliseconds=1):
-        days = (due - now) / 86_400_000
-        raise InvalidJob(f"expected a delay of at most {LONGEST_DELAY.days} days, got {days:,.0f}")
-    return due

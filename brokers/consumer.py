@@ -239,6 +239,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         """Decode the delivery again: its actor may have changed the arguments."""
         fresh = self._decode_raw(delivery)
         fresh.is_redelivered, fresh.took = delivery.is_redelivered, delivery.took
+        fresh.attempt_traceparent = delivery.attempt_traceparent
         return fresh
 
     def _decode_raw(self, delivery: Delivery) -> Delivery:

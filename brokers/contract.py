@@ -39,6 +39,9 @@ class BrokerOptions:
             although its worker is alive; None: never.
         concurrency: maximum number of messages that one process runs at a time, by queue name;
             other queues are limited by the number of threads.
+        log_exceptions: what is told of exceptions of actors: ``message``, ``places`` or ``none``;
+            None: ``places`` for formrelay's actors, ``message`` for others.
+        makes_spans: whether spans are made if the program has a tracer provider of OpenTelemetry.
     """
 
     max_message_bytes: int = 1024 * 1024
@@ -49,6 +52,8 @@ class BrokerOptions:
     idempotency_keep: timedelta = timedelta(hours=24)
     concurrency: dict[str, int] | None = None
     consumer_timeout: timedelta | None = None
+    log_exceptions: str | None = None
+    makes_spans: bool = True
 
 
 @dataclass(frozen=True, slots=True)

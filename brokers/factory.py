@@ -41,6 +41,8 @@ def make_broker(settings: Settings) -> RelayBroker:
             if (limit := worker.concurrency_of(settings.worker_concurrency)) is not None
         },
         consumer_timeout=broker.rabbitmq_consumer_timeout if broker.kind == "rabbitmq" else None,
+        log_exceptions=settings.logging.exceptions,
+        makes_spans=settings.tracing.makes_spans,
     )
     try:
         made = _make(settings, options, {worker.queue: name for name, worker in workers.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import dramatiq
@@ -14,7 +15,7 @@ from ..core.errors import ConfigError, InvalidJob, InvalidPolicy
 from ..middleware.delivery import CAUSED_BY
 from ..middleware.exhausted import CALLBACKS, is_declared
 from ..middleware.policies import check_retry_options
-from .contract import BrokerContract
+from .contract import LONGEST_DELAY, BrokerContract
 from .event_loop import coroutine_function
 
 #: Options of actors that Dramatiq's Results middleware defines. Brokers know them without that
@@ -173,3 +174,33 @@ def _wrong_cause(options: Mapping[str, Any]) -> str | None:
 def is_number(value: Any) -> bool:
     """Whether a value is a number; True and False are none, although they are integers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def priority_of(message: Message[Any]) -> int | None:
+    """Return the option ``broker_priority`` of a message; None for 0 or without the option."""
+    priority = message.options.get("broker_priority")
+    if priority is None:
+        return None
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 9:
+        raise InvalidJob(
+            f"expected broker_priority to be a whole number from 0 to 9, got {priority!r}"
+        )
+    return priority or None
+
+
+def due_of(message: Message[Any], delay: int | None, now: int) -> int | None:
+    """Return when a message is due, unix milliseconds; None without a delay and an ``eta``."""
+    due: int | None = None
+    eta = message.options.get("eta")
+    if eta is not None:
+        if not is_number(eta) or not math.isfinite(eta):
+            raise InvalidJob(f"expected eta to be unix milliseconds, got {eta!r}")
+        due = int(eta)
+    if delay is not None:
+        if not is_number(delay) or not math.isfinite(delay):
+            raise InvalidJob(f"expected delay to be milliseconds, got {delay!r}")
+        due = now + int(delay)
+    if due is not None and due - now > LONGEST_DELAY / timedelta(milliseconds=1):
+        days = (due - now) / 86_400_000
+        raise InvalidJob(f"expected a delay of at most {LONGEST_DELAY.days} days, got {days:,.0f}")
+    return due

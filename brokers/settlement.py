@@ -27,6 +27,7 @@ from ..middleware.delivery import (
     ATTEMPT_HISTORY,
     DUE,
     FAILURE,
+    PREVIOUS_ATTEMPT,
     REDELIVERED,
     REQUEUED,
     RETRIES,
@@ -198,17 +199,20 @@ def _history(
     now: float,
     batch: Batch | None = None,
 ) -> dict[str, Any]:
-    """Return the option with the records of the attempts of a message, this attempt included.
+    """Return the options with what is known of the attempts of a message, this attempt included.
 
     Args:
         batch: the batch that the message was a part of. Attempts of a stored batch were attempts
             of all its parts. In a large batch each part keeps fewer records.
     """
     whole, most_bytes, earlier = batch or delivery, MOST_BYTES, records_in(delivery.message)
+    found: dict[str, Any] = {}
+    if whole.attempt_traceparent is not None and not isinstance(outcome, Defer):
+        found[PREVIOUS_ATTEMPT] = whole.attempt_traceparent
     if batch is not None:
         most_bytes = min(most_bytes, MOST_BYTES_OF_BATCH // len(batch.parts))
         if most_bytes < _SHORTEST_HISTORY:
-            return {}
+            return found
         if batch.was_stored:
             earlier = [*earlier, *records_in(batch.message)]
     ended = PastAttempt.of(
@@ -218,7 +222,8 @@ def _history(
         took=whole.took,
         is_redelivered=delivery.is_redelivered or whole.is_redelivered,
     )
-    return {ATTEMPT_HISTORY: appended(earlier, ended, most_bytes=most_bytes)}
+    found[ATTEMPT_HISTORY] = appended(earlier, ended, most_bytes=most_bytes)
+    return found
 
 
 def _freeze(batch: Batch, outcome: Retry | Defer, now: float) -> Replacement:

@@ -14,6 +14,7 @@ from .observability import LoggingSettings, SystemdSettings
 from .settings import Settings, allow_no_broker, get_settings, use_settings, use_source
 from .sheets import SheetsSettings
 from .sinks import ApiSettings, ClickhouseSettings
+from .tracing import SentrySettings, TracingSettings
 from .worker_http import WorkerHttpSettings
 from .workers import (
     EventSettings,
@@ -37,11 +38,13 @@ __all__ = [
     "MonitoringSettings",
     "PartialSettings",
     "RecyclingSettings",
+    "SentrySettings",
     "Settings",
     "SheetsSettings",
     "SmtpSettings",
     "SubmissionSettings",
     "SystemdSettings",
+    "TracingSettings",
     "WebhookSettings",
     "WorkerHttpSettings",
     "WorkerSettings",

@@ -26,6 +26,13 @@ class LoggingSettings(Section):
         validation_alias="FORMRELAY_LOG_FORMAT",
         description="json, text, or auto: text on a terminal, otherwise one JSON object a line.",
     )
+    exceptions: Annotated[Literal["message", "places", "none"], AnyCase] | None = Field(
+        None,
+        validation_alias="LOG_EXCEPTIONS",
+        description="What logs, dead letters and pages tell of an exception besides its type: "
+        "message (text and places in the code), places, or none. Default: places for formrelay's "
+        "actors, message for actors of your own.",
+    )
     no_color: str = Field(
         "",
         validation_alias="NO_COLOR",

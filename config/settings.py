@@ -25,6 +25,7 @@ from .observability import LoggingSettings, SystemdSettings
 from .sheets import SheetsSettings
 from .sinks import ApiSettings, ClickhouseSettings
 from .sources import Given, Sources
+from .tracing import SentrySettings, TracingSettings
 from .types import Count, ModuleNames, Unit, parts, read
 from .worker_http import WorkerHttpSettings
 from .workers import (
@@ -59,6 +60,8 @@ class Settings(Section):
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     systemd: SystemdSettings = Field(default_factory=SystemdSettings)
     recycling: RecyclingSettings = Field(default_factory=RecyclingSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
+    sentry: SentrySettings = Field(default_factory=SentrySettings)
     worker_concurrency: Count = Field(
         8, description="Number of threads in a process, for every worker without its own setting."
     )

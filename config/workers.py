@@ -266,6 +266,10 @@ class WebhookSettings(WorkerSettings, CertificateSection):
         description="Whether attempts are recorded in ClickHouse. Default: true if CLICKHOUSE_URL "
         "is set.",
     )
+    send_traceparent: bool = Field(
+        True,
+        description="Whether endpoints get the header traceparent of a job that has a trace.",
+    )
     keep_response_text: bool = Field(
         False,
         description="Whether logs keep the first 2,048 characters of a response, which may hold "

@@ -18,7 +18,8 @@
     └── PartsFailed             some parts of a batch failed, each with its own error
 
 Messages of these errors never contain payload values or secrets, because they are written to
-logs and dead letters. Of a foreign exception only its type is written (:func:`describe`).
+logs and dead letters. Of a foreign exception only its type is written (:func:`describe`); what is
+written of an exception of an actor is decided in :mod:`.disclosure`.
 """
 
 from __future__ import annotations
@@ -197,5 +198,10 @@ def describe(error: BaseException) -> str:
     if isinstance(error, FormrelayError):
         with suppress(Exception):  # a foreign subclass may have a __str__ that raises
             return str(error)
+    return type_name(error)
+
+
+def type_name(error: BaseException) -> str:
+    """The type of an error, ``module.QualName``."""
     kind = type(error)
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

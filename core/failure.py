@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any
 
 from .clock import iso
-from .errors import SinkError, describe
+from .disclosure import DEFAULT, Disclosure
+from .errors import SinkError, type_name
 from .process import current_pid
 
 #: Maximum number of causes in a record, and the maximum length of each.
@@ -55,7 +56,7 @@ class Failure:
     Attributes:
         reason: the kind of failure.
         error: type of the exception, ``module.QualName``.
-        message: text without payload values (see :func:`.errors.describe`).
+        message: text, as far as :class:`.disclosure.Disclosure` tells it.
         at: time of the failure, ISO 8601 in UTC.
         attempt: number of the failed attempt, from 1; 0 if the message was never tried.
         worker: ``host:pid`` of the process.
@@ -75,19 +76,31 @@ class Failure:
     causes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, error: BaseException, *, reason: Reason, attempt: int, now: float) -> Failure:
-        """Make the record of an attempt that raised ``error``; ``now`` is unix seconds."""
-        kind = type(error)
+    def of(
+        cls,
+        error: BaseException,
+        *,
+        reason: Reason,
+        attempt: int,
+        now: float,
+        told: Disclosure = DEFAULT,
+    ) -> Failure:
+        """Make the record of an attempt that raised ``error``.
+
+        Args:
+            now: unix time in seconds.
+            told: what is told of the errors of the actor.
+        """
         return cls(
             reason=reason,
-            error=f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
-            message=_cut(describe(error)),
+            error=type_name(error),
+            message=_cut(told.text(error)),
             at=iso(now),
             attempt=attempt,
             worker=worker_name(),
             code=_code_of(error),
-            where=frames(error),
-            causes=tuple(_causes(error)),
+            where=frames(error) if told.has_places else (),
+            causes=tuple(_causes(error, told)),
         )
 
     @classmethod
@@ -139,8 +152,8 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
 
 
-def _causes(error: BaseException) -> Iterator[str]:
-    """Describe the errors that led to an error, without payload values."""
+def _causes(error: BaseException, told: Disclosure) -> Iterator[str]:
+    """Describe the errors that led to an error."""
     seen = {id(error)}
     for _ in range(_MAX_CAUSES):
         is_hidden = error.__suppress_context__
@@ -148,9 +161,7 @@ def _causes(error: BaseException) -> Iterator[str]:
         if cause is None or id(cause) in seen:
             return
         seen.add(id(cause))
-        kind = f"{type(cause).__module__}.{type(cause).__qualname__}".removeprefix("builtins.")
-        says = describe(cause)
-        yield (kind if says == kind else f"{kind}: {says}")[:_MAX_CAUSE]
+        yield told.line(cause)[:_MAX_CAUSE]
         error = cause
 
 

@@ -12,6 +12,8 @@ from functools import cache
 TIME, LEVEL, WORKER, LOGGER, MESSAGE = "time", "level", "worker", "logger", "msg"
 #: Fields of the line of an attempt. The duration is in milliseconds.
 JOB_ID, DURATION, ERROR_TYPE, ERROR_MESSAGE = "jobId", "duration", "errorType", "errorMessage"
+#: The innermost places of an error, ``file:line function``, and its causes.
+ERROR_PLACES, ERROR_CAUSES = "errorPlaces", "errorCauses"
 
 #: Names that are not just spelled differently.
 _RENAMED = {

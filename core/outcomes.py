@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from .disclosure import DEFAULT, Disclosure
 from .errors import (
     DeferReason,
     InvalidJob,
@@ -14,7 +15,6 @@ from .errors import (
     SinkPermanent,
     SinkUnavailable,
     SinkUnready,
-    describe,
 )
 from .failure import Failure, Reason, frames
 from .retry import LONGEST_WAIT, RetryPolicy
@@ -64,6 +64,7 @@ def classify(
     policy: RetryPolicy,
     now: float,
     asked: timedelta | None = None,
+    told: Disclosure = DEFAULT,
 ) -> Outcome:
     """Decide the outcome of an attempt.
 
@@ -73,11 +74,12 @@ def classify(
         policy: the actor's retry policy.
         now: unix time in seconds.
         asked: the wait that the actor asked for, instead of the policy's.
+        told: what is told of the errors of the actor.
     """
 
     def failure(reason: Reason) -> Failure:
         assert error is not None
-        return Failure.of(error, reason=reason, attempt=attempt, now=now)
+        return Failure.of(error, reason=reason, attempt=attempt, now=now, told=told)
 
     if error is None:
         return DONE
@@ -85,12 +87,12 @@ def classify(
         return Dead(failure(Reason.NOT_RETRIED))
     match error:
         case NotNow():
-            return Defer(min(error.after, LONGEST_WAIT), describe(error), error.reason)
+            return Defer(min(error.after, LONGEST_WAIT), told.text(error), error.reason)
         case SinkUnavailable() | SinkBusy() | SinkUnready() if not policy.count_unavailable:
             if policy.unavailable_backoff is not None:
                 policy = policy.but(backoff=policy.unavailable_backoff)
             wait = policy.wait_before(attempt + 1, at_least=error.retry_after)
-            return Defer(wait, describe(error), _reason(error))
+            return Defer(wait, told.text(error), _reason(error))
         case InvalidJob():
             return Dead(failure(Reason.INVALID))
         case SinkPermanent():
@@ -121,6 +123,7 @@ def undecided(
     attempt: int,
     now: float,
     policy: RetryPolicy | None = None,
+    told: Disclosure = DEFAULT,
 ) -> Retry | Dead:
     """Make the outcome of an attempt for which :func:`classify` raised: a failed attempt.
 
@@ -130,11 +133,13 @@ def undecided(
         attempt: the number of this attempt, from 1.
         now: unix time in seconds.
         policy: the actor's retry policy; None for the default policy.
+        told: what is told of the errors of the actor.
     """
     policy = policy or RetryPolicy()
-    failure = Failure.of(error or fault, reason=Reason.UNDECIDED, attempt=attempt, now=now)
-    where = "".join(f" in {frame}" for frame in frames(fault)[-1:])
-    why = f"the outcome could not be decided: {describe(fault)}{where}"
+    reason = Reason.UNDECIDED
+    failure = Failure.of(error or fault, reason=reason, attempt=attempt, now=now, told=told)
+    where = "".join(f" in {frame}" for frame in frames(fault)[-1:] if told.has_places)
+    why = f"the outcome could not be decided: {told.brief(fault)}{where}"
     failure = replace(failure, message=f"{failure.message}; {why}" if error else why)
     if attempt >= min(policy.max_attempts, _MAX_UNDECIDED):
         return Dead(failure)

@@ -26,7 +26,9 @@ from .history import HistoryRecorder
 from .idempotency import Idempotency
 from .outcomes import Outcomes, rejected
 from .policies import policy_of
+from .sentry_events import SentryEvents
 from .throttling import Throttling
+from .tracing import Tracing
 from .work_queue import WorkQueues
 
 __all__ = [
@@ -53,6 +55,7 @@ def default_middleware(
         WorkQueues(),  # hands several short jobs to a thread at once
         history,  # adds counts of settled messages to the history, and reports what runs
         Contexts(),  # runs each attempt in its own contextvars context
+        SentryEvents(),  # takes payload values out of Sentry's events
         Attempts(),  # logs one line an attempt; early, so that the outcome is known
         AgeLimit(),  # stock: max_age
         TimeLimit(),  # stock: time_limit, ten minutes by default
@@ -64,5 +67,6 @@ def default_middleware(
         Throttling(),  # admit: defers messages while the sink is unavailable
         Idempotency(clock=clock),  # admit: one job for each idempotency key
         Admission(history.running, history.count_start),  # admit: starts the attempt
+        Tracing(),  # a span for the attempt, if OpenTelemetry is set up
         outcomes,  # classify: its hook after an attempt runs first, wherever it stands
     ]

@@ -13,6 +13,7 @@ from ..core.errors import BrokerError, DeferReason
 from ..core.outcomes import Defer
 from .causes import enter_job
 from .delivery import Delivery
+from .disclosures import disclosure_of
 
 
 class Admission(Middleware):
@@ -40,7 +41,7 @@ class Admission(Middleware):
         if not isinstance(message, Delivery):
             return
         message.started = time.monotonic()
-        enter_job(message)
+        enter_job(message, disclosure_of(broker, message.actor_name))
         self._running[id(message)] = message
         if self._count_start is not None and (message.options or message.size > 1):
             self._count_start(message)

@@ -9,10 +9,20 @@ from typing import Any
 import dramatiq
 from dramatiq.middleware import Middleware
 
-from ..core.failure import Reason
-from ..core.log_fields import DURATION, ERROR_MESSAGE, ERROR_TYPE, JOB_ID, public_name
+from ..core.failure import Failure, Reason
+from ..core.log_fields import (
+    DURATION,
+    ERROR_CAUSES,
+    ERROR_MESSAGE,
+    ERROR_PLACES,
+    ERROR_TYPE,
+    JOB_ID,
+    public_name,
+)
 from ..core.log_handler import only_handler
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
+from ..core.trace_context import TRACEPARENT
+from .causes import trace_of
 from .delivery import Batch, Delivery
 from .sentry_events import join_sentry
 
@@ -73,7 +83,7 @@ class Attempts(Middleware):
         _log(message)
 
     def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
-        if isinstance(message, Delivery) and isinstance(_worst(message), Done):
+        if isinstance(message, Delivery) and isinstance(worst_outcome(message), Done):
             # Done without running: a middleware of the host program skipped the message.
             message.fields = {**(message.fields or {}), "is_skipped": True}
         _log(message)
@@ -82,7 +92,7 @@ class Attempts(Middleware):
 def _log(message: dramatiq.MessageProxy) -> None:
     if not isinstance(message, Delivery):
         return
-    outcome = _worst(message)
+    outcome = worst_outcome(message)
     level = _level(outcome)
     if not logger.isEnabledFor(level):
         return
@@ -98,8 +108,8 @@ def _log(message: dramatiq.MessageProxy) -> None:
     logger.handle(record)
 
 
-def _worst(message: Delivery) -> Outcome | None:
-    """The outcome to log: for a batch with several outcomes, the worst."""
+def worst_outcome(message: Delivery) -> Outcome | None:
+    """The outcome of an attempt to tell: for a batch with several outcomes, the worst."""
     if not isinstance(message, Batch) or not message.part_outcomes:
         return message.outcome
     order = (Dead, Retry, Defer, Done)
@@ -121,15 +131,23 @@ def _verdict(outcome: Outcome | None) -> dict[str, Any]:
             verdict |= {"retryInSeconds": round(after.total_seconds(), 3)}
             if failure.reason is Reason.UNDECIDED:
                 verdict |= {"reason": failure.reason.value}
-            return verdict | {ERROR_TYPE: failure.error, ERROR_MESSAGE: failure.message}
+            return verdict | _error(failure)
         case Dead(failure=failure):
-            verdict = {"outcome": "dead", "reason": failure.reason.value}
-            return verdict | {ERROR_TYPE: failure.error, ERROR_MESSAGE: failure.message}
+            return {"outcome": "dead", "reason": failure.reason.value} | _error(failure)
         case Defer(after=after, why=why):
             verdict = {"outcome": "defer", "retryInSeconds": round(after.total_seconds(), 3)}
             return verdict | {ERROR_MESSAGE: why}
         case None:  # the consumer decides it when it settles the delivery: a failed attempt
             return {"outcome": "undecided"}
+
+
+def _error(failure: Failure) -> dict[str, Any]:
+    fields: dict[str, Any] = {ERROR_TYPE: failure.error, ERROR_MESSAGE: failure.message}
+    if failure.where:
+        fields[ERROR_PLACES] = failure.where
+    if failure.causes:
+        fields[ERROR_CAUSES] = failure.causes
+    return fields
 
 
 def _fields(message: Delivery) -> dict[str, Any]:
@@ -147,9 +165,12 @@ def _fields(message: Delivery) -> dict[str, Any]:
     metadata = first.kwargs.get("metadata")
     if isinstance(metadata, dict):
         # Identifiers to search the logs for; they are not personal data.
-        for key in ("formId", "submissionId", "traceparent"):
+        for key in ("formId", "submissionId"):
             if isinstance(metadata.get(key), str):
                 fields[key] = metadata[key]
+    trace = message.trace or trace_of(first.message)
+    if trace is not None:
+        fields[TRACEPARENT] = trace.traceparent
     if message.fields:
         fields.update({public_name(name): value for name, value in message.fields.items()})
     return fields

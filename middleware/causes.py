@@ -1,36 +1,58 @@
-"""Which job runs here, so that the messages that it sends carry its id.
+"""Which job runs here, so that the messages that it sends carry its id and its trace.
 
-The id is in a context variable of the attempt. Coroutines, ``asyncio.to_thread`` and hooks after
-the attempt see it; a thread that the actor starts sees it only in a copy of the context
+Both are in context variables of the attempt. Coroutines, ``asyncio.to_thread`` and hooks after
+the attempt see them; a thread that the actor starts sees them only in a copy of the context
 (``contextvars.copy_context().run``).
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import dramatiq
 
+from ..core.disclosure import Disclosure
+from ..core.trace_context import TraceContext, current_trace, read
 from .delivery import CAUSED_BY, Batch, Delivery
 
-#: Id and options of the job of an attempt. Not its payload, which a task that the actor leaves
-#: behind would keep in memory.
-_Job: TypeAlias = tuple[str, dict[str, Any]]
+
+class _Job(NamedTuple):
+    """The job of an attempt, without its payload.
+
+    A task that the actor leaves behind keeps this in memory.
+
+    Attributes:
+        id: None for a batch of several messages.
+        options: of its message.
+        told: what is told of its exceptions.
+        batch: the batch; its parts are gone when it is settled.
+        traces: the traces of the parts by message id, read when they are first needed.
+    """
+
+    id: str | None
+    options: dict[str, Any]
+    told: Disclosure
+    batch: Batch | None
+    traces: dict[str, TraceContext | None]
+
+
 _running: ContextVar[_Job | None] = ContextVar("formrelay_running_job", default=None)
 
 
-def enter_job(delivery: Delivery) -> None:
+def enter_job(delivery: Delivery, told: Disclosure) -> None:
     """Note that the actor of a delivery is about to run in this context.
 
     Of several messages in a batch, none is known to be the cause of what the actor sends.
     """
     if isinstance(delivery, Batch):
         if len(delivery.parts) != 1:
-            _running.set(None)
+            _running.set(_Job(None, {}, told, delivery, {}))
+            current_trace.set(None)
             return
         delivery = delivery.parts[0]
-    _running.set((delivery.message_id, delivery.options))
+    _running.set(_Job(delivery.message_id, delivery.options, told, None, {}))
+    current_trace.set(trace_of(delivery.message))
 
 
 def cause_of(message: dramatiq.Message[Any]) -> str | None:
@@ -43,6 +65,35 @@ def cause_of(message: dramatiq.Message[Any]) -> str | None:
     running = _running.get()
     if running is None:
         return None
-    id, options = running
     given = message.options.get(CAUSED_BY)
-    return id if given is None or given == options.get(CAUSED_BY) else None
+    return running.id if given is None or given == running.options.get(CAUSED_BY) else None
+
+
+def trace_of(message: dramatiq.Message[Any]) -> TraceContext | None:
+    """Return the trace context in the options of a message, otherwise in its metadata."""
+    if message.options:
+        found = read(message.options)
+        if found is not None:
+            return found
+    metadata = message.kwargs.get("metadata")
+    if metadata is None and len(message.args) > 1:  # (payload, metadata), from stock producers
+        metadata = message.args[1]
+    return read(metadata)
+
+
+def part_trace(message: dramatiq.Message[Any]) -> TraceContext | None:
+    """Return the trace of the part of the running batch that a message names as its cause."""
+    cause = message.options.get(CAUSED_BY) if message.options else None
+    running = _running.get() if isinstance(cause, str) else None
+    if running is None or running.batch is None:
+        return None
+    if not running.traces:
+        parts = running.batch.parts
+        running.traces.update({part.message_id: trace_of(part.message) for part in parts})
+    return running.traces.get(str(cause))
+
+
+def disclosure_here() -> Disclosure | None:
+    """What is told of exceptions of the attempt that runs here; None outside of attempts."""
+    running = _running.get()
+    return None if running is None else running.told

@@ -15,6 +15,7 @@ from typing import Any
 from dramatiq import Message, MessageProxy
 
 from ..core.outcomes import Outcome
+from ..core.trace_context import TraceContext
 from ..state.idempotency import Claim
 
 #: The message option that counts retries, as in stock Dramatiq.
@@ -25,6 +26,8 @@ FAILURE = "failure"
 ATTEMPT_HISTORY = "attempt_history"
 #: The message option with the id of the job that sent the message.
 CAUSED_BY = "caused_by"
+#: The message option with the ``traceparent`` of the last failed attempt's span.
+PREVIOUS_ATTEMPT = "previous_attempt"
 #: The message options with the last failed attempt's traceback and time (unix milliseconds), as in
 #: stock Dramatiq.
 TRACEBACK, REQUEUED = "traceback", "requeue_timestamp"
@@ -66,6 +69,9 @@ class Delivery(MessageProxy):
         key_error: what the function that makes the key raised; the attempt fails with it.
         is_redelivered: whether it was delivered before and may have run, because its worker died
             or lost its connection.
+        trace: the trace of the attempt, if the actor was called in a span.
+        attempt_traceparent: the ``traceparent`` of the span of the attempt; None without a span.
+        span: OpenTelemetry's span of the attempt, while it runs.
     """
 
     outcome: Outcome | None = None
@@ -82,6 +88,9 @@ class Delivery(MessageProxy):
     claim: Claim | None = None
     key_error: Exception | None = None
     is_redelivered = False
+    trace: TraceContext | None = None
+    attempt_traceparent: str | None = None
+    span: Any = None
 
     def __init__(self, message: Message[Any], tag: Any, raw: bytes | None = None) -> None:
         super().__init__(message)

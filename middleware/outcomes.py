@@ -13,12 +13,13 @@ import dramatiq
 from dramatiq.middleware import AgeLimit, Retries, Shutdown
 
 from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
-from ..core.errors import DeferReason, FormrelayError, InvalidPolicy, PartsFailed, describe
+from ..core.errors import DeferReason, FormrelayError, InvalidPolicy, PartsFailed
 from ..core.failure import Failure, Reason
 from ..core.outcomes import DONE, Dead, Defer, Done, Outcome, Retry, classify, undecided
 from ..core.retry import RetryPolicy
 from ..core.tracebacks import traceback_text
 from .delivery import REQUEUED, RETRIES, TRACEBACK, Batch, Delivery
+from .disclosures import OPTION, disclosure_of
 from .policies import DEFAULTS, make_policy, policy_of
 
 logger = logging.getLogger("formrelay.workers")
@@ -62,9 +63,11 @@ class Outcomes(Retries):
     def actor_options(self) -> set[str]:
         """``policy``: a :class:`~formrelay.core.retry.RetryPolicy`.
 
-        Without it, the options of stock Dramatiq's Retries middleware are used.
+        Without it, the options of stock Dramatiq's Retries middleware are used. ``log_exceptions``
+        is ``message``, ``places`` or ``none``, instead of LOG_EXCEPTIONS.
         """
-        return {"policy", "max_retries", "min_backoff", "max_backoff", "retry_when", "throws"}
+        of_retries = {"max_retries", "min_backoff", "max_backoff", "retry_when", "throws"}
+        return {"policy", OPTION} | of_retries
 
     def declare(self, actor: dramatiq.Actor[Any, Any]) -> None:
         """Give an actor its retry policy.
@@ -160,6 +163,7 @@ def decide(
     if error is None:
         return DONE
     attempt = attempt or delivery.attempt
+    told = disclosure_of(broker, delivery.actor_name)
     policy: RetryPolicy | None = None
     try:
         policy = policy_of(broker, delivery.actor_name, delivery.options)
@@ -167,12 +171,12 @@ def decide(
             # The worker is stopping: defer the job without using an attempt.
             return Defer(_AFTER_SHUTDOWN, "the worker was stopping", DeferReason.STOPPING)
         asked = _asked_delay(error)
-        return classify(error, attempt=attempt, policy=policy, now=now, asked=asked)
+        return classify(error, attempt=attempt, policy=policy, now=now, asked=asked, told=told)
     except Exception as fault:
         # For example, a custom backoff or should_retry raised. Logged without a traceback, which
         # would contain the text of the job's error.
-        _log_undecided(delivery, fault)
-        return undecided(error, fault, attempt=attempt, now=now, policy=policy)
+        _log_undecided(delivery, told.brief(fault))
+        return undecided(error, fault, attempt=attempt, now=now, policy=policy, told=told)
 
 
 def without_outcome(delivery: Delivery, now: float) -> Retry | Dead:
@@ -181,17 +185,17 @@ def without_outcome(delivery: Delivery, now: float) -> Retry | Dead:
     Whether its work was done is unknown.
     """
     fault = NoOutcome()
-    _log_undecided(delivery, fault)
+    _log_undecided(delivery, str(fault))
     return undecided(delivery.exception, fault, attempt=delivery.attempt, now=now)
 
 
-def _log_undecided(delivery: Delivery, fault: BaseException) -> None:
+def _log_undecided(delivery: Delivery, fault: str) -> None:
     logger.error(
         "the outcome of an attempt could not be decided: it counts as a failed attempt",
         extra={
             "actor": delivery.actor_name,
             "message_id": delivery.message_id,
-            "error_message": describe(fault),
+            "error_message": fault,
         },
     )
 

@@ -16,10 +16,11 @@ from pythonjsonlogger.orjson import OrjsonFormatter, orjson_default
 
 from ..config import LoggingSettings
 from ..core.clock import iso
-from ..core.errors import describe
+from ..core.disclosure import DEFAULT, Detail, Disclosure
 from ..core.failure import frames, worker_name
 from ..core.log_fields import LEVEL, LOGGER, MESSAGE, TIME, WORKER, public_name
 from ..core.printable import printable_json
+from ..middleware.causes import disclosure_here
 from .log_text import as_text
 
 #: Minimum levels of libraries that log about connections only. pika logs a dozen errors with
@@ -55,11 +56,16 @@ def _as_json_slowly(fields: Mapping[str, Any]) -> bytes:
 
 
 class LineFormatter(OrjsonFormatter):
-    """Our field names; exceptions are reduced to what :func:`describe` allows."""
+    """Our field names; exceptions are reduced to what may be told of them.
 
-    def __init__(self, encode: Encode = as_json) -> None:
+    Args:
+        told: what is told of exceptions outside of attempts.
+    """
+
+    def __init__(self, encode: Encode = as_json, told: Disclosure = DEFAULT) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
         self.encode = encode
+        self._told = told
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
@@ -96,7 +102,10 @@ class LineFormatter(OrjsonFormatter):
         error = ei[1]
         if error is None:
             return ""
-        return " < ".join([describe(error), *reversed(frames(error))])
+        told = disclosure_here() or self._told
+        return " < ".join(
+            [told.brief(error), *(reversed(frames(error)) if told.has_places else ())]
+        )
 
 
 def setup_logging(settings: LoggingSettings) -> None:
@@ -111,7 +120,8 @@ def setup_logging(settings: LoggingSettings) -> None:
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(logging.StreamHandler())
-    formatter = LineFormatter(encoder(settings))
+    told = Disclosure(Detail(settings.exceptions)) if settings.exceptions else DEFAULT
+    formatter = LineFormatter(encoder(settings), told)
     for handler in root.handlers:
         handler.setFormatter(formatter)
     root.setLevel(settings.effective_level)

@@ -52,6 +52,7 @@ class MemoryBroker(RelayBroker):
 
     clock: MovableClock
     fail_fast_default = True
+    messaging_system = "memory"
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ from ...core.errors import FormrelayError, InvalidJob, SinkPermanent, describe
 from ...core.redaction import SHORTEST, redacted
 from ...core.request_times import count_request, result_of
 from ...core.signing import check_secrets, sign, sign_like_stripe
+from ...core.trace_context import TRACEPARENT, current_trace
 from ...sinks.http import (
     HttpNotAllowed,
     Response,
@@ -138,6 +139,14 @@ def signatures(job: Job[Webhook], body: bytes) -> dict[str, str]:
     return headers
 
 
+def trace_header() -> dict[str, str]:
+    """The header ``traceparent`` of this attempt. What tracestate holds is not for strangers."""
+    trace = current_trace.get()
+    if trace is None or not get_settings().webhooks.send_traceparent:
+        return {}
+    return {TRACEPARENT: trace.traceparent}
+
+
 def endpoint_of(webhook: Webhook) -> str:
     """The id of the endpoint: ``endpoint_id``, otherwise a hash of the URL without its query."""
     if webhook.endpoint_id is not None:
@@ -188,7 +197,7 @@ async def _deliver(job: Job[Webhook]) -> None:
     webhook = job.payload
     body = orjson.dumps(webhook.body)
     # In lower case: otherwise a caller's header could be sent in addition to ours.
-    custom = check_headers(webhook.headers)
+    custom = {**trace_header(), **check_headers(webhook.headers)}
     headers = {"content-type": "application/json", **custom, **signatures(job, body)}
     started_at = SYSTEM_CLOCK.monotonic()
     response: Response | None = None

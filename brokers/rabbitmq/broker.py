@@ -48,6 +48,7 @@ class RabbitBroker(RelayBroker):
         ConfigError: the URL is invalid, or max_priority is not 1 to 255.
     """
 
+    messaging_system = "rabbitmq"
     # A message between two queues, or on its way to this process, is in no count.
     _empty_checks = 3
 

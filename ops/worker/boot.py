@@ -32,9 +32,11 @@ from .banner import announce
 from .late_middleware import LateMiddleware
 from .process_output import close_worker_output, is_worker_process, setup_worker_output
 from .recycling import Recycling, ping
+from .sentry import SentryReports
 from .signals import handle_stop_signals
 from .systemd import SystemdNotify
 from .time_limits import exceeding_time_limits
+from .trace_export import TraceExport
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -77,6 +79,8 @@ def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
         ping(broker, ())  # checks no queue: this worker's queues are known later
     broker.add_middleware(_WorkerBoot())
     broker.add_middleware(LateMiddleware())
+    broker.add_middleware(TraceExport(get_settings().tracing))
+    broker.add_middleware(SentryReports(get_settings().sentry))
     broker.add_middleware(SystemdNotify(get_settings().systemd))
     _serve_metrics(broker, get_settings())
     broker.add_middleware(recycling)

@@ -13,6 +13,7 @@ from formrelay.actors.webhooks import actor as webhooks
 from formrelay.brokers import BrokerUnavailable
 from formrelay.config import get_settings, use_settings
 from formrelay.core.failure import Reason
+from formrelay.core.trace_context import TraceContext, current_trace
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.middleware.lines import Lines
@@ -116,17 +117,23 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @every_sender
-def test_each_webhook_names_the_job_that_caused_it(
+def test_each_webhook_names_the_job_that_caused_it_and_is_in_its_trace(
     site: Site, api: Receiver, monkeypatch: pytest.MonkeyPatch, send: Sender
 ) -> None:
     bad = endpoint(api, "bad", **BAD["large"][0])
+    token = current_trace.set(TraceContext("ab" * 16, "cd" * 8, 1, "vendor=1"))
     queue = send(site, api, [endpoint(api, "a"), endpoint(api, "b"), bad])
+    current_trace.reset(token)
     sent = [message["message_id"] for message in site.messages(queue)]
     limit(site, monkeypatch)
     site.work_off(queue)
     caused = [message["options"]["caused_by"] for message in site.messages("webhooks")]
     # The third is replaced by a message that says why it was refused.
     assert caused == (sent if send is by_partial else sent * 3)
+    traces = [message["options"] for message in site.messages("webhooks")]
+    traceparent = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    assert {each["traceparent"] for each in traces} == {traceparent}
+    assert {each["tracestate"] for each in traces} == {"vendor=1"}
 
 
 def limit(site: Site, monkeypatch: pytest.MonkeyPatch, most: int = 2_000) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 import standardwebhooks
 
@@ -207,3 +208,48 @@ def test_a_throttled_endpoint_does_not_delay_another(site: Site, receiver: Recei
     (other,) = receiver.of("/other")
     _, second = hooks(receiver)
     assert other.at < second.at
+
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_each_attempt_has_the_traceparent_of_the_sender_and_no_tracestate(
+    site: Site, receiver: Receiver
+) -> None:
+    receiver.answers(f"/hook?token={SECRET}", Answer(503))
+    metadata = {"traceparent": TRACE, "tracestate": "vendor=secret"}
+    site.actors.deliver_webhook.send(webhook(receiver), metadata=metadata)
+    site.inject(
+        "webhooks",
+        orjson.dumps({"type": "webhook.send", "payload": webhook(receiver), "metadata": metadata}),
+    )
+    site.work_off("webhooks")
+    requests = hooks(receiver)
+    assert [request.headers.get("traceparent") for request in requests] == [TRACE] * 3
+    assert not any("tracestate" in request.headers for request in requests)
+
+
+@pytest.mark.parametrize("trace", ["00-1-2-03", f"{TRACE}\r\nX-Bad: 1", "", 5, None, [TRACE]])
+def test_a_malformed_traceparent_is_not_sent(site: Site, receiver: Receiver, trace: Any) -> None:
+    body = {"type": "webhook.send", "payload": webhook(receiver)}
+    options = {"kwargs": {"payload": webhook(receiver)}, "traceparent": trace}
+    site.broker.enqueue(site.actors.deliver_webhook.message_with_options(**options))
+    if trace is None or isinstance(trace, str):
+        body["metadata"] = {"traceparent": trace}
+    site.inject("webhooks", orjson.dumps(body))
+    site.work_off("webhooks")
+    requests = hooks(receiver)
+    assert [request.headers.get("traceparent") for request in requests] == [None, None]
+    assert site.dead("webhooks") == []
+
+
+def test_a_header_of_the_job_and_the_setting_win(site: Site, receiver: Receiver) -> None:
+    own = {"Traceparent": "of the customer"}
+    actor = site.actors.deliver_webhook
+    actor.send(webhook(receiver, headers=own), metadata={"traceparent": TRACE})
+    site.work_off("webhooks")
+    site.use(webhooks={"send_traceparent": False})
+    actor.send(webhook(receiver), metadata={"traceparent": TRACE})
+    site.work_off("webhooks")
+    found = [request.headers.get("traceparent") for request in hooks(receiver)]
+    assert found == ["of the customer", None]

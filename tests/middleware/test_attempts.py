@@ -19,11 +19,13 @@ from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
 SECRET = "SECRET-VALUE"
+PLACES = {"log_exceptions": "places"}
 AT_ONCE = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(0),)))
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 METADATA = {
     "formId": "form-1",
     "submissionId": "sub-1",
-    "traceparent": "00-1-2-03",
+    "traceparent": TRACEPARENT,
     "note": SECRET,
     "version": 1,
 }
@@ -62,7 +64,7 @@ FIELDS = {
     "submissionId",
     "traceparent",
 }
-FAILED = {"errorType", "errorMessage"}
+FAILED = {"errorType", "errorMessage", "errorPlaces"}
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_an_attempt_is_one_line_with_everything_but_the_payload(
     outcomes: list[str],
     more: set[str],
 ) -> None:
-    actor = harness.actor(raiser(error), actor_name="act", policy=AT_ONCE)
+    actor = harness.actor(raiser(error), actor_name="act", policy=AT_ONCE, **PLACES)
     sent = actor.send({"answer": SECRET}, metadata=METADATA)
     work_off(harness)
     attempts = lines.attempts()
@@ -159,7 +161,7 @@ def test_no_message_of_chained_exceptions_is_logged(harness: Harness, lines: Lin
         except RuntimeError as error:
             raise ValueError(SECRET) from error
 
-    harness.actor(act, actor_name="act", policy=AT_ONCE).send(SECRET)
+    harness.actor(act, actor_name="act", policy=AT_ONCE, **PLACES).send(SECRET)
     work_off(harness)
     assert len(lines.attempts()) == 2
     assert SECRET not in lines.text
@@ -200,7 +202,7 @@ def test_errors_of_middleware_are_logged_without_arguments(harness: Harness, lin
             raise ValueError(str(message.kwargs) + SECRET)
 
     harness.broker.add_middleware(Broken())
-    harness.actor(raiser(None), actor_name="act").send(payload=SECRET)
+    harness.actor(raiser(None), actor_name="act", **PLACES).send(payload=SECRET)
     work_off(harness)
     assert "Unexpected failure" in lines.text
     assert len(lines.attempts()) == 1
@@ -218,6 +220,7 @@ def batch_actor(harness: Harness, failures: dict[int, BaseException]) -> dramati
         policy=AT_ONCE.but(max_attempts=1),
         batch_size=3,
         batch_wait=timedelta(seconds=5),
+        **PLACES,
     )
 
 

@@ -148,7 +148,7 @@ def test_dramatiq_retry_uses_attempts(harness: Harness) -> None:
     calls = Calls(always=dramatiq.Retry("later", delay=10))
     (letter,) = run(harness, calls, max_retries=2, **QUICK)
     assert len(calls) == 3
-    assert letter.failure.message == "dramatiq.errors.Retry"
+    assert letter.failure.error == "dramatiq.errors.Retry"
 
 
 def test_a_message_older_than_max_age_is_dead_lettered_without_running(harness: Harness) -> None:

@@ -53,7 +53,7 @@ def test_the_last_failed_attempt_makes_a_dead_letter_with_the_failure(harness: H
     def fail(answer: str) -> None:
         raise ValueError(f"no good: {answer}")
 
-    actor = harness.actor(fail, policy=SOON)
+    actor = harness.actor(fail, policy=SOON, log_exceptions="places")
     sent = actor.send("a person's answer")
     harness.start()
     (letter,) = wait_until(harness.dead)
