@@ -45,8 +45,6 @@ from tests.support.missing import skip_or_fail
 LAUNCHES = launches()
 COMMANDS: Any = get_command(app)
 WORKERS = [each for each in LAUNCHES if each.is_worker]
-#: Commands and variables of the parts that are being built.
-COMING = {"monitor", "metrics", "WORKER_HTTP_DIR", "WORKER_HTTP_HOST", "WORKER_HTTP_PORT"}
 #: Oldest and newest version of Kubernetes for which the manifests are checked.
 KUBERNETES = ("1.31", "1.36")
 #: Highest exposure that systemd-analyze may compute for a unit, in tenths; 100 is no protection.
@@ -109,7 +107,7 @@ def test_systemd_understands_the_units_and_finds_them_protected(tmp_path: Path) 
 def test_each_command_exists_with_its_options(launch: Launch) -> None:
     for given in (launch.words, launch.health[1:] if launch.health[:1] == ["formrelay"] else []):
         command: Any = COMMANDS
-        words = [word for word in given if word not in COMING]
+        words = list(given)
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
         options = {option for each in command.params for option in each.opts}
@@ -123,12 +121,16 @@ def test_the_health_check_of_the_image_is_that_of_its_workers() -> None:
     assert all(each.health == check for each in services() if each.is_worker)
 
 
+def test_signals_reach_formrelay_in_the_image() -> None:
+    assert dockerfile()["ENTRYPOINT"] == ["tini", "--", "formrelay"]
+
+
 @pytest.mark.parametrize("launch", LAUNCHES, ids=by_origin)
 def test_each_variable_is_one_of_formrelay_and_no_secret_is_given_as_text(launch: Launch) -> None:
     known = variables()
     secrets = {name for name, variable in known.items() if variable.is_secret}
     allowed = {*known.keys() - secrets, *(f"{name}_FILE" for name in secrets)}
-    assert launch.env.keys() - COMING <= allowed
+    assert launch.env.keys() <= allowed
 
 
 @pytest.mark.parametrize("launch", LAUNCHES, ids=by_origin)

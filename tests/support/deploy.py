@@ -59,9 +59,8 @@ class Launch:
 
 def launches() -> list[Launch]:
     """Everything that the files start."""
-    image = dockerfile()
     return [
-        Launch("Dockerfile", [*image["ENTRYPOINT"][1:], *image["CMD"]]),
+        Launch("Dockerfile", dockerfile()["CMD"]),
         *procfile(),
         *units(),
         *services(),
