@@ -23,6 +23,7 @@ from tests.support.servers.dovecot import DovecotServer
 from tests.support.servers.opensmtpd import OpenSmtpdServer
 from tests.support.servers.postfix import PostfixServer
 from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.prometheus import PrometheusServer
 from tests.support.servers.rabbitmq import RabbitCluster, RabbitServer
 from tests.support.servers.redis import RedisServer
 from tests.support.servers.run import Interrupted, Run, raise_on_signals
@@ -39,6 +40,7 @@ __all__ = [
     "OpenSmtpdServer",
     "PostfixServer",
     "PostgresServer",
+    "PrometheusServer",
     "RabbitCluster",
     "RabbitServer",
     "RedisServer",
@@ -62,6 +64,7 @@ ALL: tuple[type[Server], ...] = (
     PostfixServer,
     DovecotServer,
     AlertmanagerServer,
+    PrometheusServer,
 )
 
 
