@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NoReturn
 
 import dramatiq
@@ -33,10 +31,11 @@ from .late_middleware import LateMiddleware
 from .process_output import close_worker_output, is_worker_process, setup_worker_output
 from .recycling import Recycling, ping
 from .sentry import SentryReports
-from .signals import handle_stop_signals
+from .signals import handle_stop_signals, stopped_before_start
 from .systemd import SystemdNotify
 from .time_limits import exceeding_time_limits
 from .trace_export import TraceExport
+from .tuning import limit_malloc_arenas, tune_garbage_collector
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -44,8 +43,6 @@ logger = logging.getLogger("formrelay.workers")
 NOT_FINE, WRONG_USE = 1, 2
 #: What to do if a sink is missing that this worker does not need.
 OTHER_QUEUES = "name the queues of this worker (formrelay worker QUEUE, dramatiq --queues)"
-#: Parameter of glibc's ``mallopt``: maximum number of arenas.
-_M_ARENA_MAX = -8
 
 
 @contextmanager
@@ -159,29 +156,6 @@ class _AllBut(AbstractSet[str]):
 
     def __len__(self) -> int:
         return len(get_broker().queues)
-
-
-def tune_garbage_collector() -> None:
-    """Run the garbage collector rarely, and exclude the objects that exist at start.
-
-    With Python's defaults, a collector that scans all modules and schemas again and again takes
-    a tenth of the CPU time of a webhook, although messages are hardly ever part of a cycle.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(300_000, 20, 50)
-
-
-def limit_malloc_arenas() -> None:
-    """Limit glibc's malloc to two arenas for all threads; the default is eight for each core.
-
-    Freed memory stays in the arena that it came from. One thread allocates a batch of 10,000
-    events and another frees it, so each arena grows to the size of the largest batch: 45 MB more
-    for 8 threads. Under the GIL few threads allocate at once, so sharing costs no time. Does
-    nothing without glibc.
-    """
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def check_sinks(queues: Collection[str] | None, *, clickhouse: bool = True) -> dict[str, str]:
@@ -359,9 +333,10 @@ def become_workers(
         ConfigError: the configuration is wrong, or a queue does not exist.
         BrokerUnavailable, BrokerRefused: the broker cannot be used.
     """
-    processes, problems = check_start(queues, processes, declare)
-    threads = threads or get_settings().worker_concurrency
-    announce(queues, processes=processes, threads=threads, problems=problems)
+    with stopped_before_start():
+        processes, problems = check_start(queues, processes, declare)
+        threads = threads or get_settings().worker_concurrency
+        announce(queues, processes=processes, threads=threads, problems=problems)
     command = [sys.executable, "-m", f"{__package__}.dramatiq_command", module, *others]
     command += ["--processes", str(processes)]
     command += ["--threads", str(threads)]

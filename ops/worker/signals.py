@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -64,6 +65,26 @@ class StopSignals:
         with suppress(IndexError):
             self._untold.pop()
             self._stop(number, frame)
+
+
+@contextmanager
+def stopped_before_start() -> Iterator[None]:
+    """Exit with 0 on SIGTERM; afterwards, hold the signal back for the program that follows.
+
+    For process 1 of a container, the kernel drops a signal that has no handler, so it would be
+    lost until Dramatiq handles it. A blocked signal stays pending while ``execv`` replaces the
+    program, and Dramatiq receives it as soon as it has its handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    except BaseException:
+        signal.signal(signal.SIGTERM, before)
+        raise
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
 
 _installed: StopSignals | None = None

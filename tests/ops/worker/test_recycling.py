@@ -144,36 +144,6 @@ def test_a_limit_that_cannot_hold_is_said(
     assert "are ignored: this process was not started by the dramatiq command" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("recycled", "pauses", "calls"),
-    [
-        (False, [0.0], 1),
-        (False, [0.0, 0.1], 1),  # a copy of the first
-        (False, [0.0, 0.1, 0.1], 2),
-        (False, [0.0, 3.0], 2),
-        (True, [], 1),
-        (True, [0.0], 1),  # the first signal
-        (True, [0.0, 0.1], 1),
-        (True, [0.0, 3.0], 2),
-    ],
-)
-def test_only_a_repeated_signal_leaves_jobs_unfinished(
-    recycled: bool, pauses: list[float], calls: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, told = [100.0], []
-    clock = SimpleNamespace(monotonic=lambda: now[0])
-    monkeypatch.setattr(signals, "time", clock)
-    stop = StopSignals(lambda number, _: told.append(number))
-    if recycled:
-        stop.end_worker()
-    for pause in pauses:
-        now[0] += pause
-        stop.handle(signal.SIGTERM, None)
-    assert len(told) == calls
-    assert stop.were_received is bool(pauses)
-    set_exit_reason(None)
-
-
 def test_the_processes_of_a_worker_take_turns() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(f"\0formrelay-recycling-{os.getuid()}-{os.getppid()}")
