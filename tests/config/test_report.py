@@ -53,6 +53,9 @@ def test_no_row_shows_a_secret() -> None:
         "CLICKHOUSE_URL": "http://hunter2@h",
         "CLICKHOUSE_PASSWORD": "http://hunter2",
         "API_TOKEN": "http://hunter2",
+        "ALERT_SLACK_URL": "https://hooks.example/services/hunter2",
+        "ALERT_WEBHOOK_URL": "https://me:hunter2@a.example?hunter2",
+        "ALERT_WEBHOOK_SECRET": "hunter2",
     }
     found = rows(read_settings(environ, env_file=None))
     assert "hunter2" not in repr(found)

@@ -239,5 +239,6 @@ def test_a_rule_that_is_off_finds_nothing_and_many_findings_become_few(
     assert {rule for _, rule, _ in kept.said} == {"queue_without_worker"}
     assert len(kept.said) == rules.MAX_FINDINGS + 1
     assert ("firing", "queue_without_worker", {"queue": "(others)"}) in kept.said
+    send(broker, "a-first")
     look(monitor)
     assert len(kept.said) == rules.MAX_FINDINGS + 1, "the same alerts are kept"

@@ -95,6 +95,14 @@ def test_a_chat_gets_text_without_markup_and_no_log_line_has_its_url(
     assert "a-secret" not in str([each.__dict__ for each in caplog.records])
 
 
+def test_a_notification_that_is_refused_holds_up_no_other(receiver: Receiver) -> None:
+    receiver.answers("/", Answer(400), then=Answer())
+    alerts = Alerts(settings_of(ALERT_SLACK_URL=f"{receiver.url}/"))
+    alerts.find(SILENT, finding("clock_skew", "", host="a"))
+    assert len(receiver.requests) == 2
+    assert [entry.attempts for entry in alerts.store.load()[1]] == [1]
+
+
 def test_each_address_gets_an_email_of_its_own_in_one_conversation(server: MailServer) -> None:
     server.answers = {"away@example.org": ["451 4.3.0 later"] * 9}
     alerts = Alerts(
