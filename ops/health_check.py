@@ -20,7 +20,7 @@ from ..core.errors import FormrelayError, describe
 from .output import join_names
 from .probes import answers_within
 from .reachability import connect_to_api, is_embedded_clickhouse, problem_of
-from .status_json import worker_to_json
+from .status_json import workers_to_json
 from .worker_states import FAILING, WorkerState, jobs, problems, unread
 
 
@@ -144,7 +144,7 @@ def _store(broker: RelayBroker) -> CheckResult:
 def _workers(broker: RelayBroker) -> list[dict[str, Any]] | str:
     """Return the worker processes, or why they are not known."""
     try:
-        return [worker_to_json(broker, worker) for worker in broker.inspector.workers()]
+        return workers_to_json(broker)
     except NotAvailable as error:
         return str(error)
 

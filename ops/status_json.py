@@ -6,6 +6,8 @@ from typing import Any
 
 from ..brokers import NotAvailable, QueueCounts, RelayBroker, WorkerInfo
 from ..state.worker_reports import SILENT_AFTER, QueueSize, WorkerReport
+from .local_workers import local_workers
+from .metrics.snapshot import Snapshot
 from .worker_states import WorkerState, judge
 
 
@@ -25,8 +27,14 @@ def queue_to_json(counts: QueueCounts) -> dict[str, Any]:
     }
 
 
-def worker_to_json(broker: RelayBroker, worker: WorkerInfo) -> dict[str, Any]:
-    """Return a worker process. None means not available on this broker."""
+def worker_to_json(
+    broker: RelayBroker, worker: WorkerInfo, here: Snapshot | None = None
+) -> dict[str, Any]:
+    """Return a worker process. None means not available on this broker.
+
+    Args:
+        here: what a live process of this machine says of itself; None: not known.
+    """
     now, timeout = broker.clock.time(), broker.options.heartbeat_timeout
     if worker.last_heartbeat is None:  # the broker lists only workers that are connected
         alive, silent = True, None
@@ -34,12 +42,11 @@ def worker_to_json(broker: RelayBroker, worker: WorkerInfo) -> dict[str, Any]:
         silent = max(0.0, now - worker.last_heartbeat)
         is_listed = worker.report is None or worker.id != worker.report.id
         alive = silent <= (timeout if is_listed else SILENT_AFTER).total_seconds()
-    judged = judge(worker, now, timeout.total_seconds())
+    judged = judge(worker, now, timeout.total_seconds(), here)
     return {
         "id": worker.id,
         "name": worker.name,
-        "state": judged.state.value,
-        "why": judged.why or None,
+        **judged.to_json(),
         "silent_for_s": None if silent is None else round(silent, 3),
         "alive": alive and judged.state is not WorkerState.DIED,
         "queues": worker.queues,
@@ -82,9 +89,47 @@ def _size_to_json(size: QueueSize) -> dict[str, Any]:
     }
 
 
-def list_workers(broker: RelayBroker) -> list[dict[str, Any]] | None:
-    """Return the worker processes; None if not available on this broker."""
+def workers_to_json(broker: RelayBroker) -> list[dict[str, Any]]:
+    """Return the worker processes, by the broker, their reports and, of this machine, their files.
+
+    Raises:
+        NotAvailable: no worker of this machine is known, and the broker does not list them.
+    """
+    here = local_workers()
     try:
-        return [worker_to_json(broker, worker) for worker in broker.inspector.workers()]
+        workers = broker.inspector.workers()
+    except NotAvailable:
+        if not here:
+            raise
+        workers = []
+    known = {worker.name for worker in workers}
+    workers += [
+        _from_snapshot(broker.clock.time(), each)
+        for each in here.values()
+        if each.name not in known
+    ]
+    return [worker_to_json(broker, each, here.get(each.name or "")) for each in workers]
+
+
+def _from_snapshot(now: float, here: Snapshot) -> WorkerInfo:
+    """Return a worker of which only this machine tells."""
+    uptime = max(0.0, here.at - here.started)
+    about = WorkerReport(
+        here.name,
+        here.version,
+        here.queues,
+        uptime,
+        here.memory_bytes,
+        stalled=here.stalled,
+        problem=here.problem,
+        age=here.age,
+    )
+    return WorkerInfo(here.name, now - here.age, here.queues, here.name, about)
+
+
+def list_workers(broker: RelayBroker) -> list[dict[str, Any]] | None:
+    """Return the worker processes; None if they are not known."""
+    try:
+        return workers_to_json(broker)
     except NotAvailable:
         return None

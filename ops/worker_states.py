@@ -1,7 +1,7 @@
 """Tells apart why a worker process does not work, and which queues nobody reads.
 
 What is known comes from the heartbeats of the broker and from the reports of the workers. On the
-machine of a worker, its process is looked up too.
+machine of a worker, its process and its snapshot for WORKER_HTTP_PORT are looked up too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 from ..brokers import QueueCounts, WorkerInfo
 from ..core.process import Fate, fate_of
-from ..state.worker_reports import WorkerReport
+from ..state.worker_reports import SILENT_AFTER, WorkerReport
+from .metrics.snapshot import Snapshot
 from .output import age
 
 
@@ -45,18 +46,28 @@ class Judgement:
     state: WorkerState
     why: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return ``state`` and ``why``; None if it works."""
+        return {"state": self.state.value, "why": self.why or None}
+
 
 _OK = Judgement(WorkerState.OK)
+_SILENT = SILENT_AFTER.total_seconds()
 
 
-def judge(worker: WorkerInfo, now: float, heartbeat_timeout: float) -> Judgement:
+def judge(
+    worker: WorkerInfo, now: float, heartbeat_timeout: float, here: Snapshot | None = None
+) -> Judgement:
     """Tell the state of a worker process.
 
     Args:
         now: Unix seconds, by this machine's clock.
         heartbeat_timeout: seconds after which a worker without a heartbeat counts as dead.
+        here: what a live process of this machine says of itself; None: not known.
     """
     report, last = worker.report, worker.last_heartbeat
+    if here is not None and (judged := judge_snapshot(here)).state is not WorkerState.OK:
+        return judged
     if report is None:
         if last is None or now - last <= heartbeat_timeout:
             return _OK
@@ -65,21 +76,34 @@ def judge(worker: WorkerInfo, now: float, heartbeat_timeout: float) -> Judgement
     if not report.is_silent:
         return _reporting(report)
     is_listed = worker.id != report.id
-    if is_listed and last is not None and now - last <= heartbeat_timeout:
+    has_heartbeat = is_listed and last is not None and now - last <= heartbeat_timeout
+    if has_heartbeat or here is not None:
         why = f"last report {age(report.age)} ago: it works, but cannot reach the shared store"
         return Judgement(WorkerState.SILENT, why)
     return _silent(report)
+
+
+def judge_snapshot(here: Snapshot) -> Judgement:
+    """Tell the state of a live process of this machine by what it says of itself."""
+    if here.age > _SILENT:
+        why = f"its process runs, but has done nothing for {age(here.age)}"
+        return Judgement(WorkerState.HANGS, why)
+    if here.problem:
+        return Judgement(WorkerState.NO_BROKER, here.problem)
+    return _stalled(here.stalled)
+
+
+def _stalled(seconds: float) -> Judgement:
+    if seconds <= _SILENT:
+        return _OK
+    return Judgement(WorkerState.HANGS, f"a consumer has not looked for jobs for {age(seconds)}")
 
 
 def _reporting(report: WorkerReport) -> Judgement:
     # First, since consumers that wait for a broker look as if they hung.
     if report.problem:
         return Judgement(WorkerState.NO_BROKER, report.problem)
-    if report.hangs:
-        return Judgement(
-            WorkerState.HANGS, f"a consumer has not looked for jobs for {age(report.stalled)}"
-        )
-    return _OK
+    return _stalled(report.stalled)
 
 
 def _silent(report: WorkerReport) -> Judgement:

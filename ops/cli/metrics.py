@@ -11,6 +11,7 @@ import typer
 from ...brokers import get_broker
 from ...config import WorkerHttpSettings, get_settings
 from ...core.errors import ConfigError
+from ..health_http import add_health_pages
 from ..logs import setup_logging
 from ..metrics.files import Machine, WorkerFiles
 from ..metrics.queues import QueueFigures, QueueReader
@@ -66,6 +67,7 @@ def _serve(settings: WorkerHttpSettings) -> None:
             "print the page with --once"
         )
     setup_logging(get_settings().logging)
+    add_health_pages()
     files = WorkerFiles(settings.folder)
     server = PortServer(settings, files, QueueReader(get_broker))
     stopped = threading.Event()

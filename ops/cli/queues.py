@@ -21,7 +21,7 @@ from ..output import (
     say,
     say_error,
 )
-from ..status_json import worker_to_json
+from ..status_json import workers_to_json
 from ..worker.boot import NOT_FINE
 from .candidates import queue_names
 from .confirm import YesOption, confirm
@@ -263,7 +263,7 @@ def workers(json: JsonOption = False) -> None:
     Example: formrelay workers --json
     """
     broker = get_broker()
-    found = [worker_to_json(broker, worker) for worker in broker.inspector.workers()]
+    found = workers_to_json(broker)
     if problem := broker.inspector.degraded():
         say_error(f"note: {problem}")
     if broker.state is None:

@@ -19,6 +19,7 @@ class Request:
     Attributes:
         path: without the query.
         accept: the header Accept; empty without one.
+        is_local: whether a program of this machine asks, under a loopback name.
         files: what the worker processes of this machine say.
         queues: what the broker says about the queues.
     """
@@ -27,6 +28,7 @@ class Request:
     accept: str
     files: WorkerFiles
     queues: QueueReader
+    is_local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ def _metrics(request: Request) -> Response:
     return Response(body, content_type=content_type)
 
 
-#: The pages by path. Each is called in a thread of its own, and must not wait for the broker.
+#: The pages by path; programs add others before they serve the port. Each is called in a thread of
+#: its own. Metrics and probes must not wait for the broker.
 PAGES: dict[str, Page] = {"/metrics": _metrics}
 
 

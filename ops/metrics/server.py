@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 from ...config import WorkerHttpSettings
 from ...core.errors import describe
+from ...core.hosts import is_loopback
 from ...core.periodic import Periodic
 from .files import WorkerFiles
 from .pages import Request, Response, answer
@@ -174,12 +175,14 @@ class _Handler(socketserver.BaseRequestHandler):
             response = Response(b"expected GET\n", 405, headers={"Allow": "GET, HEAD"})
         else:
             headers = dict(_header(line) for line in lines)
-            response = self._answer(target.partition("?")[0], headers.get("accept", ""))
+            response = self._answer(target.partition("?")[0], headers)
         self._send(response, with_body=method != "HEAD")
 
-    def _answer(self, path: str, accept: str) -> Response:
+    def _answer(self, path: str, headers: dict[str, str]) -> Response:
+        files, queues = self.server.files, self.server.queues
+        is_local = _is_local(self.client_address[0], headers)
         try:
-            return answer(Request(path, accept, self.server.files, self.server.queues))
+            return answer(Request(path, headers.get("accept", ""), files, queues, is_local))
         except Exception as error:
             logger.error("a page of WORKER_HTTP_PORT failed", exc_info=error)
             return Response(b"internal error; see the log of the workers\n", 500)
@@ -213,6 +216,17 @@ class _Handler(socketserver.BaseRequestHandler):
         self.request.settimeout(_HEAD_SECONDS)
         with suppress(OSError):  # the client has gone
             self.request.sendall(head + (response.body if with_body else b""))
+
+
+def _is_local(client: str, headers: dict[str, str]) -> bool:
+    """Whether a program of this machine asks, and no page of another site or proxy for it.
+
+    A site may let its own name resolve to a loopback address (DNS rebinding).
+    """
+    name, _, port = headers.get("host", "").rpartition(":")
+    host = name if name and port.isdecimal() else headers.get("host", "")
+    via_proxy = {"forwarded", "x-forwarded-for", "x-real-ip", "via"} & headers.keys()
+    return is_loopback(client) and is_loopback(host.strip("[]").lower()) and not via_proxy
 
 
 def _header(line: str) -> tuple[str, str]:

@@ -11,8 +11,6 @@ from typing import Any, TypeAlias
 
 import orjson
 
-#: Age of a snapshot from which its process hangs: it writes one every five seconds.
-HANGS_AFTER = 30.0
 #: Maximum number of label values of a kind of counts in all files together. A process counts less
 #: than a tenth of these; processes of many versions may add up to more.
 MAX_ROWS = 5_000
@@ -93,11 +91,6 @@ class Snapshot:
     def has_ended(self) -> bool:
         """Whether it ended as it should."""
         return self.state in (State.ENDED, State.RECYCLED)
-
-    @property
-    def hangs(self) -> bool:
-        """Whether it has written no snapshot, or a consumer has not looked, for 30 s."""
-        return max(self.age, self.stalled) > HANGS_AFTER
 
     def to_bytes(self) -> bytes:
         """Convert to JSON."""

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from formrelay.brokers import QueueCounts, WorkerInfo
 from formrelay.core.process import process_key
 from formrelay.ops.worker_states import WorkerState, judge, problems, unread
 from formrelay.state.worker_reports import WorkerReport
+from tests.ops.metrics.processes import snapshot
 from tests.support.waiting import wait_until
 
 NOW = 1_800_000_000.0
@@ -86,3 +88,23 @@ def test_problems_have_a_kind_and_name_the_worker_or_the_queue() -> None:
         {"kind": "no_worker", "queue": "due", "why": "2 jobs and no live worker"},
         {"kind": "no_worker", "queue": "unread", "why": "3 jobs and no live worker"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("here", "state", "why"),
+    [
+        ({}, "silent", "last report 21s ago: it works, but cannot reach the shared store"),
+        ({"problem": "no answer", "stalled": 30.0}, "no_broker", "no answer"),
+        ({"age": 25.0}, "hangs", "its process runs, but has done nothing"),
+        ({"stalled": 21.0}, "hangs", "a consumer has not looked for jobs for 21s"),
+    ],
+)
+def test_the_file_of_a_live_process_tells_why_it_is_silent(
+    here: dict[str, Any], state: str, why: str
+) -> None:
+    here = dict(here)
+    report = WorkerReport("host:1", "1", age=21)
+    worker = WorkerInfo("host:1", NOW - 21, ("q",), "host:1", report)
+    at = time.monotonic() - here.pop("age", 0.0)
+    found = judge(worker, NOW, 15.0, snapshot("1-aa", monotonic=at, **here))
+    assert (found.state, found.why[: len(why)]) == (state, why)

@@ -11,6 +11,7 @@ from werkzeug import Response
 from ....brokers import NotAvailable, QueueCounts, RelayBroker
 from ....brokers.inspection import WorkerInfo
 from ....core.errors import BrokerError, describe
+from ...local_workers import local_workers
 from ...status_json import worker_to_json
 from ..external_systems import ExternalSystem
 from ..figures import NO_ATTEMPTS, RATE_MINUTES, QueueFigures
@@ -69,6 +70,7 @@ def show(view: View) -> Response:
     broker = view.broker
     workers, why_no_workers = _workers(broker)
     reports = [each.report for each in workers or () if each.report is not None]
+    here = local_workers() if workers else {}
     names = view.site.queue_list.names(broker)
     counts = broker.inspector.counts_of(names)
     consumed = _consumed(broker, names)
@@ -98,7 +100,11 @@ def show(view: View) -> Response:
             *others,
         ],
         routes={route.name for route in view.site.navigation},
-        workers=None if workers is None else [_worker_row(broker, each) for each in workers],
+        workers=None
+        if workers is None
+        else [
+            _worker_row(worker_to_json(broker, each, here.get(each.name or ""))) for each in workers
+        ],
         why_no_workers=why_no_workers,
         has_reports=bool(reports),
         why_incomplete=view.site.queue_list.why_incomplete(broker),
@@ -128,8 +134,7 @@ def _workers(broker: RelayBroker) -> tuple[list[WorkerInfo] | None, str]:
         return None, str(error)
 
 
-def _worker_row(broker: RelayBroker, worker: WorkerInfo) -> WorkerRow:
-    found = worker_to_json(broker, worker)
+def _worker_row(found: dict[str, Any]) -> WorkerRow:
     return WorkerRow(
         found["name"] or found["id"],
         found["alive"],

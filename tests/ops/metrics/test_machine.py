@@ -16,6 +16,7 @@ from tests.support.command import clean_environment, start_python
 from tests.support.servers.base import free_port
 from tests.support.waiting import wait_until
 
+HEALTH = "api/v1/workers/health"
 ACTORS = """
 import dramatiq
 from formrelay.brokers import get_broker
@@ -54,6 +55,9 @@ def test_workers_of_several_commands_share_the_port_and_killed_workers_are_count
 
     try:
         wait_until(lambda: value("workers{}") == 2, every=0.3)
+        for path, text in (("livez", "ok\n"), ("readyz", "ok\n"), (HEALTH, '"queue":"chores"')):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=30) as answer:
+                assert text in answer.read().decode()
         broker = RedisBroker(redis_url)
         broker.declare_queue("chores")
         for _ in range(20):
