@@ -80,7 +80,8 @@ def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
     broker.add_middleware(SentryReports(get_settings().sentry))
     broker.add_middleware(SystemdNotify(get_settings().systemd))
     _serve_metrics(broker, get_settings())
-    broker.add_middleware(recycling)
+    if recycling.is_wanted:  # its hook would cost each job some time
+        broker.add_middleware(recycling)
     _monitor(broker, get_settings())
     return broker
 

@@ -52,13 +52,16 @@ class Recycling(Middleware):
 
     Args:
         min_age: seconds after the start from which the memory counts.
+
+    Attributes:
+        is_wanted: whether a limit is set.
     """
 
     def __init__(self, settings: RecyclingSettings, *, min_age: float = _MIN_AGE) -> None:
         self._max_jobs, self._max_memory = settings.max_jobs, settings.max_memory_mb
         self._min_age = min_age
-        self._is_wanted = bool(self._max_jobs or self._max_memory)
-        self._restart = find_restart() if self._is_wanted else None
+        self.is_wanted = bool(self._max_jobs or self._max_memory)
+        self._restart = find_restart() if self.is_wanted else None
         self._checks = Periodic("recycling", _CHECK_EVERY, self._check)
         self._worker: dramatiq.Worker | None = None
         self._stopped = Event()
@@ -70,8 +73,6 @@ class Recycling(Middleware):
         self._jobs = 0
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        if not self._is_wanted:
-            return
         if self._restart is None or stop_signals() is None:
             logger.warning(
                 "WORKER_MAX_JOBS and WORKER_MAX_MEMORY_MB are ignored: this process was not "

@@ -5,11 +5,12 @@ recycled keeps its id and calls ``execv``. Two pipes stay open: the pipe of its 
 pipe by which ``multiprocessing`` notices the end of the process.
 
 ``Process._args`` and ``Process._bootstrap`` are private, but the ways to start a process (fork,
-spawn, forkserver) are built on them.
+spawn, forkserver) are built on them: tried with Python 3.11, 3.12 and 3.13.
 """
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import multiprocessing
@@ -129,12 +130,16 @@ def run_again(about: dict[str, Any]) -> NoReturn:
     arguments = (
         *(Namespace(**about["options"]), about["worker_id"], pipe),
         # The main process reads the forks and waits for the start only at the first start.
-        *(multiprocessing.Value(command.Canteen), threading.Event()),
+        *(multiprocessing.get_context("fork").Value(command.Canteen), threading.Event()),
     )
     process: Any = multiprocessing.Process(
         target=command.worker_process, name=about["name"], args=arguments
     )
-    os._exit(process._bootstrap())
+    status = process._bootstrap()
+    # Python 3.13 no longer calls multiprocessing's functions for the end in _bootstrap().
+    exit_functions: Any = atexit
+    exit_functions._run_exitfuncs()
+    os._exit(status)
 
 
 def _open_files() -> list[int]:
