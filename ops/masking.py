@@ -11,8 +11,9 @@ import orjson
 MASK = "•••"
 #: Stands for a token, which opens all spreadsheets of its owner.
 HIDDEN_TOKEN = "[…]"  # noqa: S105 - not a token
-#: Parts of a message that contain values of its sender.
-_WITH_VALUES = frozenset({"args", "kwargs", "traceback"})
+#: Parts of a message that contain values of its sender; the last two are bytes that cannot be
+#: decoded.
+_WITH_VALUES = frozenset({"args", "kwargs", "traceback", "raw", "raw_text"})
 _TOKENS = frozenset({"access_token", "refresh_token"})
 
 
@@ -40,7 +41,8 @@ def masked(value: Any) -> Any:
 def masked_message(message: Any) -> Any:
     """Copy a message as JSON; mask its arguments, and the arguments of messages in its options.
 
-    Masks also the traceback that Dramatiq's own retries keep, since an error may quote values.
+    Masks also the traceback that Dramatiq's own retries keep, since an error may quote values, and
+    bytes that cannot be decoded.
     """
     if isinstance(message, dict):
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import unescape
@@ -149,7 +149,7 @@ def _walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     stack = [(name, value)]
     while stack:
         name, value = stack.pop()
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             for key, each in value.items():
                 yield "", key
                 is_id = isinstance(key, str) and key.lower() == "id"

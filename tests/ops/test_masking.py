@@ -21,3 +21,9 @@ def test_arguments_and_the_traceback_of_stock_dramatiq_are_masked() -> None:
             "pipe_target": {"args": ["••• 6 characters"]},
         },
     }
+
+
+def test_bytes_that_cannot_be_decoded_are_masked() -> None:
+    for name in ("raw", "raw_text"):
+        masked = masked_message({"actor_name": "x", "options": {name: "YW5uQGV4YW1wbGUuY29t"}})
+        assert masked == {"actor_name": "x", "options": {name: "••• 20 characters"}}
