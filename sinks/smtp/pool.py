@@ -29,7 +29,7 @@ from ...core.errors import (
     describe,
 )
 from ...core.process import current_pid
-from ...core.request_times import count_request, result_of
+from ...core.request_times import Result, count_request, result_of
 from .account import Account
 from .connection import Lost, TimedOut
 from .replies import Reply, UnknownOutcome
@@ -65,6 +65,37 @@ class _State:
         self.is_closed = False
         self.reaper: threading.Thread | None = None
         self.stopping = threading.Event()
+
+
+def _open(session: Session) -> None:
+    """Open a connection; count it for metrics if that fails, since no e-mail is sent then."""
+    started_at = time.monotonic()
+    try:
+        session.open()
+    except SinkError as error:
+        count_request("smtp", result_of(error), time.monotonic() - started_at)
+        raise
+
+
+def _transmit(session: Session, email: OutgoingEmail) -> None:
+    """Send an e-mail, and count it for metrics by the best result of its recipients."""
+    started_at = time.monotonic()
+    result: Result = "failed"
+    try:
+        transmit(session, email)
+        result = _result(email)
+    except SinkError as error:
+        result = result_of(error)
+        raise
+    finally:
+        count_request("smtp", result, time.monotonic() - started_at)
+
+
+def _result(email: OutgoingEmail) -> Result:
+    kinds = {reply.kind for reply in email.replies if reply is not None}
+    if "accepted" in kinds:
+        return "ok"
+    return "busy" if "deferred" in kinds else "refused"
 
 
 class Pool:
@@ -174,7 +205,7 @@ class Pool:
             # A server that closes one connection often closes all, so no idle connection is tried.
             self._drop_idle(state)
         session = self._usable(state, lease) or self._opened(state, lease)
-        transmit(session, email)
+        _transmit(session, email)
         lease.is_clean = True
 
     def _usable(self, state: _State, lease: _Lease) -> Session | None:
@@ -201,12 +232,7 @@ class Pool:
                 lease.session, lease.was_idle = session, False
                 self._wait(state, deadline, "SMTP connections of all workers")
         lease.session, lease.was_idle = session, False
-        started_at = time.monotonic()
-        try:
-            session.open()
-        except Exception as error:
-            count_request("smtp", result_of(error), time.monotonic() - started_at)
-            raise
+        _open(session)
         return session
 
     def _take(self, state: _State, lease: _Lease) -> None:

@@ -11,10 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from time import monotonic
 
 from ...core.errors import InvalidJob
-from ...core.request_times import Result, count_request, result_of
 from .connection import Garbled, Lost
 from .replies import Reply, original_recipient, spellings, xtext
 from .session import Closing, Session
@@ -176,25 +174,8 @@ class _Transaction:
 
     def run(self) -> None:
         self._session.sent += 1
-        started_at = monotonic()
         try:
             self._run()
-        except Exception as error:
-            count_request("smtp", result_of(error), monotonic() - started_at)
-            raise
-        count_request("smtp", self._result(), monotonic() - started_at)
-
-    def _result(self) -> Result:
-        """The best result among the recipients."""
-        replies = [self._email.replies[index] for index in self._group]
-        kinds = {reply.kind for reply in replies if reply is not None}
-        if "accepted" in kinds:
-            return "ok"
-        return "busy" if "deferred" in kinds else "refused"
-
-    def _run(self) -> None:
-        try:
-            self._transact()
         except Closing as closing:
             self._keep_refusals()
             if self._mail is None or closing.reply.step != "lost":
@@ -213,7 +194,7 @@ class _Transaction:
             if reply.kind == "refused":
                 self._email.decide([index], reply)
 
-    def _transact(self) -> None:
+    def _run(self) -> None:
         if "PIPELINING" in self._session.features:
             self._pipeline()
         else:
