@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 from http import HTTPStatus
+from importlib.util import find_spec
 from typing import Any
 from weakref import WeakSet
 
@@ -91,6 +92,8 @@ class PortServer:
             self._server = server
         if self._logged_at is not None:
             logger.info("the port of metrics is free now", extra={"port": self._address[1]})
+        if find_spec("prometheus_client") is None:
+            logger.warning("/metrics needs a package: pip install 'formrelay[metrics]'")
         self._queues.start()
         threading.Thread(
             target=server.serve_forever, args=(0.2,), name="formrelay-http", daemon=True
@@ -205,10 +208,11 @@ class _Handler(socketserver.BaseRequestHandler):
             "Content-Length": str(len(response.body)),
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
-            _MARK: str(self.server.files.folder).encode("ascii", "replace").decode(),
             "Connection": "close",
             **response.headers,
         }
+        if is_loopback(self.client_address[0]):  # others need not know the folder
+            headers[_MARK] = str(self.server.files.folder)
         status = HTTPStatus(response.status)
         lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]

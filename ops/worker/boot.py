@@ -24,6 +24,7 @@ from ...core.errors import (
     SinkTransient,
     SinkUnavailable,
 )
+from ..metrics.files import WorkerFiles
 from ..own_actors import import_actors
 from ..reachability import is_embedded_clickhouse
 from .banner import announce
@@ -378,6 +379,8 @@ def check_start(
             f"expected one process for the queue {settings.events.queue!r} with an embedded "
             f"ClickHouse, got {processes}: only one process at a time can open chdb://"
         )
+    if settings.worker_http.port is not None:
+        WorkerFiles(settings.worker_http.folder)
     declare()
     check_queues(queues)
     get_broker().ping(queues or None)

@@ -63,9 +63,10 @@ def test_totals_keep_what_was_collected_and_what_ended_threads_counted() -> None
 
 def test_only_declared_actors_are_labels_and_not_too_many() -> None:
     counts = OutcomeCounts(is_actor=lambda actor: actor != "jane@example.com")
+    counts.add("q", "jane@example.com", Dead(failure()), None)
+    assert list(jobs(counts)) == [("q", OTHER_LABEL)]
     for number in range(MAX_ACTORS + 5):
         counts.add("q", f"a{number}", DONE, 0.1)
-    counts.add("q", "jane@example.com", Dead(failure()), None)
     found = jobs(counts)
     assert len(found) == MAX_ACTORS + 1
     assert found["q", OTHER_LABEL] == [5, 0, 1, 0, 0.5]
