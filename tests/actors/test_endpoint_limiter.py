@@ -187,13 +187,16 @@ def test_consecutive_failures_open_the_breaker_and_one_probe_closes_it(
 ) -> None:
     fail(limiter, 2)
     deliver(limiter)  # a success: the failures are no longer in a row
+    assert limiter.open_breakers() == 0
     fail(limiter, 3)
     assert timedelta(seconds=30) <= wait_of(limiter) <= timedelta(seconds=45)
     deliver(limiter, "b")
     clock.now += 30
     probe = Delivery(limiter)
     wait_of(limiter)  # only the probe may start
+    assert limiter.open_breakers() == 1
     probe.end()
+    assert limiter.open_breakers() == 0
     deliver(limiter)
 
 

@@ -15,6 +15,7 @@ from formrelay.actors.webhooks.limiter import EndpointLimiter
 from formrelay.actors.webhooks.registry import Changes, DisableRules, MemoryRegistry, Position
 from formrelay.actors.webhooks.registry_sync import RegistrySync
 from formrelay.core.failure import Reason
+from formrelay.ops.metrics.collecting import open_breakers
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.middleware.lines import Lines
@@ -44,6 +45,16 @@ def test_a_hanging_endpoint_delays_no_other(site: Site, receiver: Receiver) -> N
     wait_until(lambda: site.is_idle("webhooks"))
     site.stop()
     assert site.dead("webhooks") == []
+
+
+def test_open_circuits_are_counted_for_metrics(site: Site, receiver: Receiver) -> None:
+    site.use(webhooks={"breaker_failures": 1, "breaker_wait": timedelta(minutes=5)})
+    receiver.answers("/down", then=Answer(500))
+    assert open_breakers() == 0
+    site.actors.deliver_webhook.send(webhook(receiver, "/down"))
+    site.start("webhooks")
+    wait_until(lambda: open_breakers() == 1)
+    site.stop()
 
 
 def test_an_open_circuit_uses_no_attempts(site: Site, receiver: Receiver) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from formrelay.core.log_handler import LineHandler, only_handler
-from formrelay.core.log_writer import LogWriter
+from formrelay.core.log_writer import LogWriter, dropped_lines
 from tests.support.waiting import wait_until
 
 
@@ -74,8 +74,10 @@ def test_lines_without_a_reader_are_dropped_counted_and_reported() -> None:
     reader.reads.clear()
     writer.write(b"first\n")
     wait_until(lambda: not writer._lines)  # the thread has it, and waits for the reader
+    before = dropped_lines()
     for _ in range(150):
         writer.write(b"123456789\n")
+    assert dropped_lines() == before + 50
     assert not writer.flush()
     reader.reads.set()
     wait_until(lambda: "dropped 50" in reader.lines())

@@ -11,6 +11,7 @@ import pytest
 
 from formrelay.config import WorkerHttpSettings
 from formrelay.core import exit_reason
+from formrelay.core.errors import SinkUnavailable
 from formrelay.core.throttle import Throttle
 from formrelay.ops.metrics.files import WorkerFiles
 from formrelay.ops.metrics.process import WorkerHttp
@@ -60,6 +61,11 @@ def served(settings: WorkerHttpSettings) -> str:
         return ""
 
 
+def _middleware(harness: Harness) -> WorkerHttp:
+    (found,) = (each for each in harness.broker.middleware if isinstance(each, WorkerHttp))
+    return found
+
+
 def test_the_page_is_served_while_the_worker_runs(
     harness: Harness, settings: WorkerHttpSettings
 ) -> None:
@@ -67,6 +73,9 @@ def test_the_page_is_served_while_the_worker_runs(
     page = wait_until(lambda: served(settings))
     assert 'formrelay_jobs_total{actor="act",outcome="done",queue="q"} 0.0' in page
     assert 'formrelay_sink_paused{sink="api"} 0.0' in page
+    harness.broker.get_actor("act").options["throttle"].note(SinkUnavailable("down"))
+    _middleware(harness)._write_again()  # as every five seconds
+    assert 'formrelay_sink_paused{sink="api"} 1.0' in served(settings)
     wait_until(lambda: 'queue_backlog_jobs{queue="q"} 0.0' in served(settings))
     harness.stop()
     assert served(settings) == ""
@@ -102,7 +111,7 @@ def test_jobs_run_on_if_the_folder_cannot_be_written_to(
 ) -> None:
     files.folder.rmdir()
     files.folder.write_text("")  # a full disk, a file system that became read-only
-    (middleware,) = (each for each in harness.broker.middleware if isinstance(each, WorkerHttp))
+    middleware = _middleware(harness)
     harness.start()
     middleware._write_again()
     work(harness, 2)
