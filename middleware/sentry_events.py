@@ -35,6 +35,10 @@ _ALLOWED = frozenset(
 _HOOKS = ("before_send", "before_send_transaction")
 _LOG_HOOK = "before_send_log"
 _LOG_TEMPLATE, _LOG_PARAMETER = "sentry.message.template", "sentry.message.parameter"
+#: Attributes of a log line that sentry-sdk adds; the others are in ``extra`` of the record.
+_LOG_ATTRIBUTES = ("sentry.", "logger.", "code.", "process.", "thread.", "server.")
+#: In ``extra`` of formrelay's log records: the text of an error, perhaps of the program's own.
+_TEXT_FIELDS = ("error_message", "errorMessage", "errorCauses")
 #: Spans of these operations are described by a command or a query.
 _COMMANDS = ("db", "cache")
 #: Maximum number of exceptions in a chain that are read.
@@ -85,9 +89,11 @@ def clean_events(broker: dramatiq.Broker) -> None:
     sentry: Any = sys.modules.get("sentry_sdk")
     if sentry is None:
         return
-    options = getattr(sentry.get_client(), "options", None)
-    if not isinstance(options, dict) or isinstance(options.get(_HOOKS[0]), _Cleaner):
+    client = sentry.get_client()
+    # Without init() it has the dict of sentry-sdk's defaults.
+    if not client.is_active() or isinstance(client.options.get(_HOOKS[0]), _Cleaner):
         return
+    options = client.options
     setting = getattr(getattr(broker, "options", None), "log_exceptions", None)
     has_texts = setting == Detail.MESSAGE
     for hook in reversed(_HOOKS):  # the first hook last: it tells that all are set
@@ -126,7 +132,9 @@ class _LogCleaner:
         attributes = found.get("attributes") or {}
         found["body"] = attributes.get(_LOG_TEMPLATE, found.get("body"))
         found["attributes"] = {
-            name: value for name, value in attributes.items() if _LOG_PARAMETER not in name
+            name: value
+            for name, value in attributes.items()
+            if name.startswith(_LOG_ATTRIBUTES) and _LOG_PARAMETER not in name
         }
         return found
 
@@ -140,7 +148,7 @@ def cleaned(event: _Event, hint: Any, *, has_texts: bool = False) -> _Event:
             errors always are.
     """
     event = {name: value for name, value in event.items() if name in _ALLOWED}
-    _clean_log(event)
+    _clean_log(event, has_texts)
     message = _part(event, "contexts").get("dramatiq")
     if isinstance(message, dict):
         message.pop("data", None)
@@ -161,10 +169,14 @@ def cleaned(event: _Event, hint: Any, *, has_texts: bool = False) -> _Event:
     return event
 
 
-def _clean_log(event: _Event) -> None:
-    """Remove the values from the event of a log record, except of formrelay's loggers."""
+def _clean_log(event: _Event, has_texts: bool) -> None:
+    """Remove the values from the event of a log record; formrelay's have none but texts."""
     name = event.get("logger")
-    if not isinstance(name, str) or name.split(".")[0] == "formrelay":
+    if not isinstance(name, str):
+        return
+    if name.split(".")[0] == "formrelay":
+        for field in () if has_texts else _TEXT_FIELDS:
+            _part(event, "extra").pop(field, None)
         return
     if isinstance(entry := event.get("logentry"), dict):
         event["logentry"] = {"message": entry.get("message")}

@@ -7,7 +7,7 @@ stack trace, so they are switched off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -202,17 +202,19 @@ def _start(tracer: Tracer, broker: Any, delivery: Delivery) -> Span:
         parent_context(trace_of(parts[0].message) if is_one else None),
         kind=SpanKind.CONSUMER,
         attributes=attributes,
-        links=list(_links(delivery, () if is_one else parts)),
+        links=list(_links(delivery, parts)),
     )
 
 
-def _links(delivery: Delivery, parts: Any) -> Iterator[Link]:
+def _links(delivery: Delivery, parts: Sequence[Delivery]) -> Iterator[Link]:
     """Links to the attempt before, and to the messages of a batch."""
     from opentelemetry.trace import Link
 
-    found = parse(delivery.options.get(PREVIOUS_ATTEMPT)) if delivery.options else None
+    is_one = len(parts) == 1
+    options = {**delivery.options, **(parts[0].options if is_one else {})}
+    found = parse(options.get(PREVIOUS_ATTEMPT))
     traces = {} if found is None else {found: None}
-    for part in parts:
+    for part in () if is_one else parts:
         if len(traces) == _MAX_LINKS:
             break
         found = trace_of(part.message)

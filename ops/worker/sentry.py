@@ -61,7 +61,6 @@ def start_sentry(dsn: str) -> bool:
             include_local_variables=False,
             max_breadcrumbs=0,
             max_request_body_size="never",
-            send_default_pii=False,
         )
     except BadDsn:  # its text may quote the DSN
         logger.error("SENTRY_DSN is no DSN: copy it from the settings of your project in Sentry")
