@@ -185,6 +185,14 @@ def _required(model: type[BaseModel]) -> frozenset[str]:
     )
 
 
+def _text_or_none(value: Any) -> Any:
+    return value if isinstance(value, str) else None
+
+
+#: A value of Trace Context. A malformed value breaks no job: another type counts as missing.
+TraceText = Annotated[str | None, BeforeValidator(_text_or_none)]
+
+
 class Metadata(JobModel):
     """The metadata of a job. Every key is optional; unknown keys are kept."""
 
@@ -199,7 +207,8 @@ class Metadata(JobModel):
         description="Jobs of one actor with the same key run once. (Not for events, partials "
         "and webhooks, which have ids of their own.)",
     )
-    traceparent: str | None = Field(None, description="W3C Trace Context.")
+    traceparent: TraceText = Field(None, description="W3C Trace Context.")
+    tracestate: TraceText = Field(None, description="W3C Trace Context.")
 
 
 @dataclass(slots=True)  # not frozen, which would slow down large batches

@@ -231,12 +231,10 @@ def test_each_attempt_has_the_traceparent_of_the_sender_and_no_tracestate(
 
 @pytest.mark.parametrize("trace", ["00-1-2-03", f"{TRACE}\r\nX-Bad: 1", "", 5, None, [TRACE]])
 def test_a_malformed_traceparent_is_not_sent(site: Site, receiver: Receiver, trace: Any) -> None:
-    body = {"type": "webhook.send", "payload": webhook(receiver)}
-    options = {"kwargs": {"payload": webhook(receiver)}, "traceparent": trace}
-    site.broker.enqueue(site.actors.deliver_webhook.message_with_options(**options))
-    if trace is None or isinstance(trace, str):
-        body["metadata"] = {"traceparent": trace}
-    site.inject("webhooks", orjson.dumps(body))
+    metadata = {"traceparent": trace, "tracestate": trace}
+    call = {"payload": webhook(receiver), "metadata": metadata}
+    site.actors.deliver_webhook.send_with_options(kwargs=call, traceparent=trace, tracestate=trace)
+    site.inject("webhooks", orjson.dumps({"type": "webhook.send", **call}))
     site.work_off("webhooks")
     requests = hooks(receiver)
     assert [request.headers.get("traceparent") for request in requests] == [None, None]

@@ -5,47 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.actors.receiver import Receiver, receiving
 from tests.examples.packages.running import Place, environment, worker
 from tests.support.command import run_python
-
-ERROR, OK = 2, 1
-
-
-class Spans:
-    """The spans that a collector got."""
-
-    def __init__(self, collector: Receiver) -> None:
-        self.all: list[Any] = []
-        for request in collector.of("/v1/traces"):
-            told = ExportTraceServiceRequest.FromString(request.body)
-            for resource in told.resource_spans:
-                for scope in resource.scope_spans:
-                    self.all += scope.spans
-        self.text = b"".join(request.body for request in collector.requests)
-
-    def named(self, name: str) -> list[Any]:
-        """The spans of a name, in the order in which they ended."""
-        return sorted((span for span in self.all if span.name == name), key=_ended)
-
-    def parent(self, span: Any) -> Any:
-        """The parent of a span, which must be in the same trace."""
-        (parent,) = (each for each in self.all if each.span_id == span.parent_span_id)
-        assert parent.trace_id == span.trace_id
-        return parent
-
-
-def _ended(span: Any) -> int:
-    return span.end_time_unix_nano
-
-
-def milliseconds(span: Any) -> float:
-    return (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
+from tests.support.spans import ERROR, Spans, milliseconds
 
 
 def send(place: Place, collector: Receiver, *program: str) -> str:
@@ -74,15 +40,27 @@ def test_a_span_lasts_as_long_as_its_attempt_in_the_trace_of_the_sender(
     spans: Spans, actor: str
 ) -> None:
     (request,) = spans.named("request")
-    found = spans.named(actor)
-    assert {spans.parent(span).span_id for span in found} == {request.span_id}
+    found = spans.of("process calls", actor)
+    sent = {spans.parent(span).span_id: spans.parent(span) for span in found}
+    assert len(sent) == 3
+    assert {span.name for span in sent.values()} == {"send calls"}
+    assert {spans.parent(span).span_id for span in sent.values()} == {request.span_id}
     assert sum(milliseconds(span) >= 499 for span in found) == 1
     assert len(found) > 3  # a span for each deferral
 
 
+def test_the_worker_makes_a_provider_and_sends_its_last_spans_before_its_end(spans: Spans) -> None:
+    assert "formrelay" in spans.services
+    dialled = spans.named("dial")  # a span of the program
+    assert len(dialled) == 6
+    assert {spans.parent(span).name for span in dialled} == {"process calls"}
+
+
 @pytest.mark.parametrize("actor", ["call", "call_async"])
 def test_failures_alone_are_errors_and_their_text_is_not_sent(spans: Spans, actor: str) -> None:
-    statuses = [(span.status.code, span.status.message) for span in spans.named(actor)]
+    statuses = [
+        (span.status.code, span.status.message) for span in spans.of("process calls", actor)
+    ]
     assert Counter(statuses)[ERROR, "ConnectionError"] == 1
     assert {status for status in statuses if status[0]} == {(ERROR, "ConnectionError")}
     assert b"secret" not in spans.text
@@ -103,6 +81,8 @@ def test_the_instrumentor_traces_threads_and_async_attempts_alike(place: Place) 
         producers = spans.named(f"dramatiq.producer.{actor}")
         mine = [span for span in consumers if spans.parent(span) in producers]
         assert len(mine) == 3
+    # formrelay makes no spans of the same jobs.
+    assert not any(span.name.endswith(" instrumented") for span in spans.all)
     # What an actor traces belongs to the trace of its own sender.
     assert {spans.parent(span).name for span in spans.named("inner")} == {
         "dramatiq.producer.call",

@@ -25,7 +25,7 @@ def talk(*_, **__):
     thread = threading.Thread(target=lambda: int("SECRET"))
     thread.start()
     thread.join()
-    raise ValueError("SECRET")
+    raise ValueError("told of an actor of one's own")
 """
 
 
@@ -57,3 +57,4 @@ def test_every_line_of_a_worker_is_a_json_object(tmp_path: Path) -> None:
     (attempt,) = [line for line in lines if line["msg"] == "attempt"]
     assert attempt["worker"] != lines[0]["worker"]  # a process of its own
     assert attempt["errorType"] == "ValueError"
+    assert attempt["errorMessage"] == "told of an actor of one's own"
