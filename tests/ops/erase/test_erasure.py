@@ -12,6 +12,7 @@ from dramatiq import Message
 
 from formrelay.actors.webhooks.redis_registry import RedisRegistry
 from formrelay.brokers import BrokerOptions, State
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.config import Settings
 from formrelay.middleware.delivery import BATCH, CAUSED_BY
@@ -227,3 +228,23 @@ def test_an_erasure_that_is_stopped_goes_on_in_the_next(
     assert 0 < erasure.erased < 1200
     left = broker.counts(harness.queue).waiting
     assert erase(broker, email())["waiting"].found == left == 1200 - erasure.erased
+
+
+def test_rabbitmq_says_what_it_cannot_look_at(rabbitmq_url: str, unique: str) -> None:
+    broker = RabbitBroker(rabbitmq_url, options=BrokerOptions())
+    harness = Harness(broker, unique)
+    add(harness, {"payload": ANN}, {"payload": BOB})
+    dry = Erasure(broker, email(), settings=settings(), dry_run=True)
+    dry.run()
+    assert dry.places["waiting"].note == f"not looked at (a dry run cannot): 2 of {unique}"
+    done = Erasure(broker, email(), settings=settings())
+    done.run()
+    assert (done.places["waiting"].found, done.is_complete) == (1, True)
+    assert broker.counts(unique).waiting == 1
+    note = broker.actors["note"]
+    note.send_with_options(kwargs={"payload": ANN}, delay=3_600_000)
+    later = Erasure(broker, email(), settings=settings())
+    later.run()
+    assert (later.erased, later.is_complete) == (0, False)
+    assert "1 of all queues together" in later.places["scheduled"].note
+    broker.close()
