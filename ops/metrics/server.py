@@ -31,6 +31,9 @@ _MAX_REQUESTS = 16
 _MAX_HEAD, _HEAD_SECONDS = 8_192, 5.0
 #: Seconds between two log lines about a port that cannot be used.
 _LOG_EVERY = 3_600.0
+#: Seconds between two looks at the process that has the port, the time-out of each, and the number
+#: in a row without an answer that is logged.
+_PROBE_EVERY, _PROBE_SECONDS, _MAX_UNANSWERED = 30.0, 5.0, 2
 #: A header by which a process knows that formrelay answers on the port.
 _MARK = "Formrelay-Folder"
 
@@ -58,6 +61,7 @@ class PortServer:
         self._server: _Server | None = None
         self._is_stopped = False
         self._logged_at: float | None = None
+        self._probed_at, self._unanswered = time.monotonic(), 0
 
     def start(self) -> None:
         """Start the thread that tries to take the port."""
@@ -82,7 +86,16 @@ class PortServer:
 
     def _take(self) -> None:
         with self._lock:
-            if self._is_stopped or not self._files.take_port() or self._server is not None:
+            if self._is_stopped:
+                return
+            has_port = self._files.take_port()  # again, if the file of the lock was removed
+            if self._server is not None:
+                return
+        if not has_port:
+            self._probe()
+            return
+        with self._lock:
+            if self._is_stopped:  # which has left the port
                 return
             try:
                 server = _Server(self._address, self._files, self._queues)
@@ -98,6 +111,19 @@ class PortServer:
         threading.Thread(
             target=server.serve_forever, args=(0.2,), name="formrelay-http", daemon=True
         ).start()
+
+    def _probe(self) -> None:
+        """Look now and then whether the process with the port answers; log if it hangs."""
+        if time.monotonic() - self._probed_at < _PROBE_EVERY:
+            return
+        answers = _head_of(self._address, _PROBE_SECONDS) != ""
+        self._probed_at = time.monotonic()
+        self._unanswered = 0 if answers else self._unanswered + 1
+        if self._unanswered == _MAX_UNANSWERED:
+            logger.error(
+                "the worker process that serves WORKER_HTTP_PORT does not answer: it hangs",
+                extra={"port": self._address[1]},
+            )
 
     def _log_problem(self, error: OSError) -> None:
         """Log why the port cannot be used: once, and then once an hour."""
@@ -240,10 +266,15 @@ def _header(line: str) -> tuple[str, str]:
 
 def _folder_of(address: tuple[str, int]) -> str:
     """The folder of the formrelay workers that answer on an address; empty if none do."""
+    lines = _head_of(address, 1.0).split("\r\n")
+    return dict(_header(line) for line in lines).get(_MARK.lower(), "")
+
+
+def _head_of(address: tuple[str, int], timeout: float) -> str:
+    """The head of the answer on an address; empty without an answer."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])  # noqa: S104
-    with suppress(OSError), socket.create_connection((host, address[1]), timeout=1) as connection:
-        connection.settimeout(1)
+    to = host, address[1]
+    with suppress(OSError), socket.create_connection(to, timeout=timeout) as connection:
         connection.sendall(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        head = connection.recv(_MAX_HEAD).decode("latin-1")
-        return dict(_header(line) for line in head.split("\r\n")).get(_MARK.lower(), "")
+        return connection.recv(_MAX_HEAD).decode("latin-1")
     return ""

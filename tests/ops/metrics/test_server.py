@@ -125,6 +125,26 @@ def test_workers_with_another_folder_are_told_apart(
     assert vars(line)["error_message"] == f"workers with the folder {tmp_path / 'one'} serve it"
 
 
+def test_a_process_that_holds_the_port_and_hangs_is_logged_once(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "_PROBE_EVERY", 0.0)
+    monkeypatch.setattr(server, "_PROBE_SECONDS", 0.05)
+    hanging = WorkerFiles(tmp_path)
+    assert hanging.take_port()
+    with (
+        closing(socket.create_server(("127.0.0.1", port))),  # accepts, and never answers
+        serving(port, tmp_path, starts=False) as one,
+    ):
+        for _ in range(4):
+            one._take()
+    hanging.leave_port()
+    (line,) = caplog.records
+    assert line.message == (
+        "the worker process that serves WORKER_HTTP_PORT does not answer: it hangs"
+    )
+
+
 def test_a_forked_child_does_not_keep_the_port(port: int, tmp_path: Path) -> None:
     with serving(port, tmp_path) as one:
         wait_until(lambda: one.serves)
