@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from threading import Lock
 from typing import Any
 
-from ...brokers import NotAvailable, QueueCounts
+from ...brokers import Inspector, NotAvailable, QueueCounts
+from ...core.broker_errors import BrokerRefused
 from ...core.errors import BrokerError, describe
 from ...core.periodic import Periodic
 
@@ -110,9 +112,31 @@ class QueueReader:
         broker = self._broker()
         inspector = broker.inspector
         queues = sorted(broker.queues)[:_MAX_QUEUES]
-        counts = inspector.counts_of(queues)
+        counts = _counts(inspector, queues)
         try:
-            due = inspector.due_counts(queues, within=SOON)
+            due = inspector.due_counts([each.queue for each in counts], within=SOON)
         except NotAvailable:
             due = None
         return QueueFigures(True, tuple(counts), due, inspector.scheduled_in_all())
+
+
+def _counts(inspector: Inspector, queues: Sequence[str]) -> list[QueueCounts]:
+    """Count the messages of the queues that this user of the broker may read.
+
+    A worker's user may have the rights for its own queues alone.
+
+    Raises:
+        BrokerUnavailable: the broker does not answer.
+        BrokerRefused: it may read none of them.
+    """
+    try:
+        return inspector.counts_of(queues)
+    except BrokerRefused as error:
+        refusal = error
+    found: list[QueueCounts] = []
+    for queue in queues:
+        with suppress(BrokerRefused):
+            found += inspector.counts_of([queue])
+    if not found:
+        raise refusal
+    return found

@@ -14,6 +14,7 @@ from formrelay.brokers import NotAvailable
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.ops.metrics.queues import QueueReader
 from tests.support.checkout import ROOT
 from tests.support.harness import Harness
 from tests.support.servers import RedisServer
@@ -89,6 +90,9 @@ def test_a_worker_of_one_queue_needs_only_the_keys_of_that_queue(
     broker.ping([unique])
     with pytest.raises(BrokerRefused, match="for the queue 'webhooks'"):
         broker.ping()
+    figures = QueueReader(lambda: broker).read()  # for metrics
+    assert [each.queue for each in figures.counts] == [unique]
+    assert figures.due == {unique: (0, 0)}
     ran: list[int] = []
     harness = Harness(broker, unique)
     broker.queues.discard("webhooks")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from formrelay.brokers import NotAvailable, QueueCounts
-from formrelay.brokers.errors import BrokerUnavailable
+from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.ops.metrics import queues as queues_module
 from formrelay.ops.metrics.queues import MAX_AGE, QueueFigures, QueueReader
 from tests.support.waiting import wait_until
@@ -21,6 +21,7 @@ class Broker:
     queues = frozenset({"b", "a"})
     is_down = False
     readings = 0
+    refused: frozenset[str] = frozenset()
 
     @property
     def inspector(self) -> Broker:
@@ -30,6 +31,8 @@ class Broker:
         return self
 
     def counts_of(self, queues: list[str]) -> list[QueueCounts]:
+        if self.refused & set(queues):
+            raise BrokerRefused("no permission")
         return [QueueCounts(queue, 1, None, None, 0) for queue in queues]
 
     def due_counts(self, queues: list[str], *, within: timedelta) -> Any:
@@ -75,6 +78,17 @@ def test_a_broker_that_is_down_is_told_when_the_last_figures_are_too_old(
     assert len(caplog.records) == 1  # once an outage
     broker.is_down = False
     assert reader.read() == known
+
+
+def test_queues_that_the_user_may_not_read_are_left_out(
+    reader: QueueReader, broker: Broker
+) -> None:
+    broker.refused = frozenset({"a"})
+    found = reader.read()
+    assert (found.is_up, [each.queue for each in found.counts]) == (True, ["b"])
+    broker.refused = broker.queues
+    age(reader, MAX_AGE + 1)
+    assert reader.read() == QueueFigures(False, problem="no permission")
 
 
 def test_a_broker_that_does_not_answer_is_down(reader: QueueReader) -> None:
