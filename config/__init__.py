@@ -10,6 +10,7 @@ from .alerts import AlertSettings, MonitoringSettings
 from .broker import BrokerSettings, EmbeddedSettings
 from .dashboard import DashboardSettings
 from .emails import EmailSettings, SmtpSettings
+from .encryption import EncryptionSettings
 from .observability import LoggingSettings, SystemdSettings
 from .settings import Settings, allow_no_broker, get_settings, use_settings, use_source
 from .sheets import SheetsSettings
@@ -33,6 +34,7 @@ __all__ = [
     "DashboardSettings",
     "EmailSettings",
     "EmbeddedSettings",
+    "EncryptionSettings",
     "EventSettings",
     "LoggingSettings",
     "MonitoringSettings",

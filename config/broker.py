@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from ..core.errors import ConfigError, NotConfigured
 from .base import Section
-from .expected import Expected
+from .encryption import FernetKeys
 from .redis_urls import check_redis_url, check_state_url
 from .secrets import secret
 from .types import (
@@ -30,31 +29,13 @@ from .types import (
 )
 from .urls import url_check
 
-
-def _check_state_key(text: str) -> str:
-    """Check that a text is a list of Fernet keys: 32 bytes each, in URL-safe base64."""
-    keys = [key.strip() for key in text.split(",")]
-    for number, key in enumerate(keys, 1):
-        if not _FERNET_KEY.fullmatch(key):
-            which = f"whose key {number} of {len(keys)}" if len(keys) > 1 else "which"
-            raise Expected(
-                "be keys of 32 bytes in URL-safe base64 (44 characters), separated by commas",
-                got=f"a value, not shown, {which} is not such a key ({len(key)} characters)",
-                advice="make a key with `openssl rand -base64 32 | tr +/ -_`",
-            )
-    return ",".join(keys)
-
-
 RedisUrl = Annotated[SecretStr, secret(check_redis_url)]
 StateUrl = Annotated[SecretStr, secret(check_state_url)]
-StateKey = Annotated[SecretStr, secret(_check_state_key)]
 RabbitmqUrl = Annotated[SecretStr, secret(url_check("amqp", "amqps", advice="write amqp://host"))]
 ManagementUrl = Annotated[
     SecretStr,
     secret(url_check("http", "https", advice="write http://user:password@host:15672/api")),
 ]
-#: The last of 43 characters has two bits that must be 0.
-_FERNET_KEY = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]=")
 _EXAMPLES = {"redis": "redis://host:6379/0", "rabbitmq": "amqp://user:password@host:5672/"}
 
 
@@ -89,7 +70,7 @@ class BrokerSettings(Section):
         description="Redis for idempotency keys, disabled endpoints and delivered webhooks, or "
         "memory:// (each process for itself). Default: the broker's Redis, else memory.",
     )
-    state_key: StateKey | None = Field(
+    state_key: FernetKeys | None = Field(
         None,
         description="Keys that encrypt OAuth tokens in Redis, comma-separated: the first encrypts, "
         "all decrypt. Make one with `openssl rand -base64 32 | tr +/ -_`.",

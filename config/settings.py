@@ -20,6 +20,7 @@ from .base import Section
 from .broker import BrokerSettings, EmbeddedSettings
 from .dashboard import DashboardSettings
 from .emails import EmailSettings, SmtpSettings
+from .encryption import EncryptionSettings
 from .expected import Expected
 from .observability import LoggingSettings, SystemdSettings
 from .sheets import SheetsSettings
@@ -53,6 +54,7 @@ class Settings(Section):
     emails: EmailSettings = Field(default_factory=EmailSettings)
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
     sheets: SheetsSettings = Field(default_factory=SheetsSettings)
+    encryption: EncryptionSettings = Field(default_factory=EncryptionSettings)
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)
     worker_http: WorkerHttpSettings = Field(default_factory=WorkerHttpSettings)

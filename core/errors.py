@@ -96,6 +96,8 @@ class DeferReason(StrEnum):
     SINK_BUSY = "sink_busy"
     #: An operator has to act: a table, a permission or a connection is missing.
     SINK_UNREADY = "sink_unready"
+    #: The worker lacks the key of PAYLOAD_KEYS that encrypted the job.
+    KEY_MISSING = "key_missing"
     #: The shared store or the broker failed.
     STORE_UNAVAILABLE = "store_unavailable"
     #: The worker is stopping.
