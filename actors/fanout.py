@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from dramatiq import Message
 from pydantic import (
@@ -19,6 +19,7 @@ from ..middleware.delivery import CAUSED_BY
 from ..sinks.api import SubmissionWebhook
 from .job import JobActor, job_actor
 from .model import Job, JobModel
+from .payload_secrets import SECRET, SECRET_URL
 from .webhooks import deliver_webhook
 
 logger = logging.getLogger("formrelay.webhooks")
@@ -45,11 +46,13 @@ class Outgoing(NamedTuple):
 class WebhookEndpoint(JobModel):
     """An endpoint that gets the webhook of a submission or partial."""
 
-    url: str
+    url: Annotated[str, SECRET_URL]
     id: str | None = Field(None, description="The id of the endpoint, part of the webhook-id.")
-    secret: str = Field(repr=False, description="`whsec_` and base64, or any text.")
+    secret: Annotated[str, SECRET] = Field(
+        repr=False, description="`whsec_` and base64, or any text."
+    )
     method: Literal["POST", "PUT"] = "POST"
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: dict[str, Annotated[str, SECRET]] = Field(default_factory=dict)
 
 
 def webhook_of(
@@ -95,7 +98,7 @@ class RefusedJob(JobModel):
     job: str
     id: str | None = None
     endpoint_id: str | None = None
-    url: str | None = None
+    url: Annotated[str, SECRET_URL] | None = None
 
 
 @job_actor(None, schema=RefusedJob, worker=lambda settings: settings.webhooks)
@@ -124,7 +127,7 @@ def _message(job: Outgoing) -> Message[Any]:
     try:
         message = job.actor.message_with_options(kwargs=call, **options)
     except InvalidJob:
-        message = job.actor.message_of(**call, **options)
+        message = job.actor.message_of(job.payload, job.metadata, **options)
     try:
         get_broker().check(message)
     except (InvalidJob, MessageTooLarge) as error:

@@ -28,6 +28,15 @@ from ..state import once
 from .calls import idempotency_key, messages_in, weight, wire
 from .model import Job, Metadata, invalid
 from .origins import JobOrigin, current_delivery, origins_of
+from .payload_secrets import (
+    ENCRYPTED,
+    PayloadKeyMissing,
+    decrypted_batch,
+    decrypted_call,
+    encrypted_call,
+    encrypted_message,
+    secrets_of,
+)
 from .progress import Progress, joined
 from .spelling import refuse_misspelled, warn_of_misspelled
 
@@ -108,6 +117,8 @@ class JobActor(dramatiq.Actor[..., None]):
         self.worker = worker
         self.schema: TypeAdapter[Any] = TypeAdapter(schema)
         self.schema_of_many: TypeAdapter[list[Any]] = TypeAdapter(list[schema])
+        #: Where payloads have secrets.
+        self.secrets = secrets_of(schema)
         self.to_wire = to_wire
         self.takes_many = takes_many
         self.progress = progress
@@ -166,15 +177,33 @@ class JobActor(dramatiq.Actor[..., None]):
         else:
             sent = wire(payload)
         call = {"payload": sent, "metadata": metadata.wire()}
+        call = encrypted_call(self.actor_name, self.secrets, call)
         return super().message_with_options(kwargs=call, **options)
 
     def message_of(
-        self, payload: Any, metadata: Mapping[str, Any] | None = None, **options: Any
+        self,
+        payload: Any,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        encrypted: str | None = None,
+        **options: Any,
     ) -> Message[None]:
-        """Make a message from a payload that formrelay wrote itself, without checking it."""
+        """Make a message from a payload that formrelay wrote itself, without checking it.
+
+        Args:
+            encrypted: its secrets, if they are encrypted already.
+        """
         self.declare()
         call = {"payload": payload, "metadata": dict(metadata or {})}
+        if encrypted is None:
+            call = encrypted_call(self.actor_name, self.secrets, call)
+        else:
+            call[ENCRYPTED] = encrypted
         return super().message_with_options(kwargs=call, **options)
+
+    def encrypted(self, message: Message[Any]) -> Message[Any]:
+        """Encrypt the secrets of a message of this actor that another program has made."""
+        return encrypted_message(message, self.secrets)
 
     def progress_of(self, message: Message[Any]) -> Progress | None:
         """Return how far a job has come; None if no attempt has begun, or it has no parts.
@@ -191,12 +220,19 @@ class JobActor(dramatiq.Actor[..., None]):
         """Return the jobs in a message: several in a frozen batch.
 
         Raises:
-            InvalidJob: the message does not fit the schema.
+            InvalidJob: the message does not fit the schema, or cannot be decrypted here.
         """
-        return [
-            Job(*self._checked(part.args, part.kwargs), part.message_id, part.message_timestamp)
-            for part in messages_in(message)
-        ]
+        try:
+            return [
+                Job(
+                    *self._checked(part.args, decrypted_call(self.actor_name, part.kwargs)),
+                    part.message_id,
+                    part.message_timestamp,
+                )
+                for part in messages_in(message)
+            ]
+        except PayloadKeyMissing as error:
+            raise InvalidJob(str(error)) from None
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Process a job (``payload``, ``metadata``) or a ``batch`` of jobs.
@@ -241,12 +277,12 @@ class JobActor(dramatiq.Actor[..., None]):
     ) -> tuple[dict[int, Job[Any]], dict[int, BaseException]]:
         """The valid jobs of a batch and the errors of the invalid jobs, by index."""
         origins = origins_of(batch)
+        batch, failures = decrypted_batch(self.actor_name, batch)
         jobs = self._checked_together(batch, origins)
         if len(jobs) == len(batch):
             return jobs, {}
-        failures: dict[int, BaseException] = {}
         for index, kwargs in enumerate(batch):
-            if index in jobs:
+            if index in jobs or index in failures:
                 continue
             try:
                 named = {name: value for name, value in kwargs.items() if name != ARGS}
@@ -290,7 +326,7 @@ class JobActor(dramatiq.Actor[..., None]):
         kwargs: Mapping[str, Any],
         delivery: Delivery | None = None,
     ) -> Job[Any]:
-        payload, metadata = self._checked(args, kwargs)
+        payload, metadata = self._checked(args, decrypted_call(self.actor_name, kwargs))
         warn_of_misspelled(self.actor_name, payload, metadata)
         if delivery is None:
             return Job(payload, metadata)

@@ -156,6 +156,8 @@ class JobModel(BaseModel):
 
     #: Whether unknown keys are another program's, so that none can be a misspelled field.
     has_foreign_keys: ClassVar[bool] = False
+    #: Unknown keys whose values are secret, beside the fields with the mark of a secret.
+    secret_keys: ClassVar[tuple[str, ...]] = ()
 
     # Unknown keys must be JSON too. (No default: pydantic before 2.8 accepts none.)
     __pydantic_extra__: dict[str, JsonValue]

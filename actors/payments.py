@@ -63,6 +63,8 @@ class StripeModel(JobModel):
     """The base of the parts of an event, which may be objects of the package ``stripe``."""
 
     has_foreign_keys: ClassVar[bool] = True
+    # A browser pays with it. Stripe sends it in each payment intent.
+    secret_keys: ClassVar[tuple[str, ...]] = ("client_secret",)
 
     @model_validator(mode="before")
     @classmethod

@@ -290,6 +290,7 @@ class RelayBroker(SignallingBroker, JoiningBroker):
     ) -> Envelope:
         check_encoder()
         actor = self.actors.get(message.actor_name)
+        message = self.encrypted(message)
         check_message(message, self)
         due = due_of(message, delay, to_millis(self.clock.time()))
         cause = cause_of(message)
@@ -309,6 +310,11 @@ class RelayBroker(SignallingBroker, JoiningBroker):
                 f"{len(body)}: send a reference to the data instead, or raise MAX_MESSAGE_BYTES"
             )
         return Envelope(message, body, due, priority_of(message))
+
+    def encrypted(self, message: Message[Any]) -> Message[Any]:
+        """Encrypt the secrets of a message, if its actor knows some and they are not encrypted."""
+        encrypt = getattr(self.actors.get(message.actor_name), "encrypted", None)
+        return message if encrypt is None else encrypt(message)
 
     @abstractmethod
     def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:

@@ -26,6 +26,7 @@ from .base import RelayBroker
 from .contract import LONGEST_DELAY
 from .envelope import Undecodable, decode, decode_batch, is_frozen, without_options
 from .settlement import Replacement, Settlement, Write, rescheduled, settlement_of
+from .unencrypted import encrypt_delivery
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -223,7 +224,9 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         try:
             all_done = not isinstance(delivery, Batch) or delivery.part_outcomes is None
             is_done = all_done and isinstance(outcome, Done)
-            fresh = delivery if is_done else self._decode_again(delivery)
+            fresh = delivery
+            if not is_done:
+                fresh = encrypt_delivery(self.broker, self._decode_again(delivery))
             return settlement_of(fresh, outcome, self.broker.clock.time())
         except Exception as error:
             if not isinstance(delivery, Batch) or delivery.was_stored:
@@ -371,7 +374,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         self.broker.history_recorder.count(
             self.queue_name, delivery.actor_name, Dead(failure), None
         )
-        return settlement_of(delivery, Dead(failure), now)
+        return settlement_of(encrypt_delivery(self.broker, delivery), Dead(failure), now)
 
 
 def _quarantined(data: bytes, tag: Any, message_id: str, failure: Failure) -> Settlement:

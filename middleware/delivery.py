@@ -116,6 +116,11 @@ class Delivery(MessageProxy):
         """The decoded message."""
         return self._message
 
+    def rewrite(self, message: Message[Any]) -> None:
+        """Replace the message that the settlement writes; its id and its options stay."""
+        self._message = message
+        self.args, self.kwargs = message.args, message.kwargs
+
     @property
     def exception(self) -> BaseException | None:
         """The error of the actor or of Dramatiq, until the worker clears it."""

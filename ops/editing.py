@@ -9,9 +9,10 @@ from dramatiq import Message
 from dramatiq.common import current_millis
 from dramatiq.message import generate_unique_id
 
+from ..actors.payload_secrets import ENCRYPTED, encrypts, put_back
 from ..brokers import Entry, RelayBroker
 from ..brokers.envelope import UNDECODABLE, without_options
-from ..core.errors import FormrelayError
+from ..core.errors import FormrelayError, InvalidJob, NotNow
 from ..middleware.delivery import ATTEMPT_HISTORY, BATCH, FAILURE, REDELIVERED, REQUEUED, RETRIES
 from .masking import with_tokens
 
@@ -43,6 +44,7 @@ def edited(broker: RelayBroker, entry: Entry, text: str) -> Message[Any]:
     original = entry.message
     args = with_tokens(args, list(original.args))
     kwargs = with_tokens(kwargs, dict(original.kwargs))
+    kwargs = _with_secrets(kwargs, original)
     names = (FAILURE, RETRIES, REQUEUED, REDELIVERED, ATTEMPT_HISTORY, "eta")
     options = without_options(original, *names).options
     actor = broker.actors.get(original.actor_name)
@@ -59,6 +61,22 @@ def edited(broker: RelayBroker, entry: Entry, text: str) -> Message[Any]:
         message_id=generate_unique_id(),
         message_timestamp=current_millis(),
     )
+
+
+def _with_secrets(kwargs: dict[str, Any], original: Message[Any]) -> dict[str, Any]:
+    """Put the encrypted secrets back that the operator has not replaced.
+
+    Raises:
+        NotEditable: this process cannot decrypt them.
+    """
+    kwargs.pop(ENCRYPTED, None)
+    if ENCRYPTED in original.kwargs and not encrypts():
+        raise NotEditable("Its secrets are encrypted: set PAYLOAD_ENCRYPTION for this program.")
+    try:
+        found: dict[str, Any] = put_back(kwargs, original.kwargs, original.actor_name)
+    except (NotNow, InvalidJob) as error:
+        raise NotEditable(f"Its secrets cannot be decrypted here: {error}.") from None
+    return found
 
 
 def _parsed(text: str) -> tuple[list[Any], dict[str, Any]]:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..actors.payload_secrets import ORIGIN, readable_call
 from ..actors.webhooks.actor import endpoint_of_url
 from ..brokers import DeadFilter, Entry, Inspector, NotAvailable, State
 from ..core.errors import InvalidJob
@@ -58,11 +59,15 @@ def find_urls(
 
 def endpoint_of_entry(entry: Entry) -> tuple[str, str] | None:
     """Return the endpoint id and the URL of a webhook's job; None for another job."""
-    payload = entry.message.kwargs.get("payload")
+    payload = readable_call(entry.message.actor_name, entry.message.kwargs).get("payload")
     if not isinstance(payload, Mapping):
         args = entry.message.args
         payload = args[0] if args and isinstance(args[0], Mapping) else {}
     url = payload.get("url")
+    if isinstance(url, Mapping):  # encrypted, and this process has no key
+        url = url.get(ORIGIN)
+        if "endpointId" not in payload:  # the id depends on the whole URL
+            return None
     if not isinstance(url, str):
         return None
     id = payload.get("endpointId", payload.get("endpoint_id"))

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import orjson
 
+from ..actors.payload_secrets import ENCRYPTED
 from ..actors.webhooks.resources import make_registry
 from ..brokers import DeadFilter, NotAvailable, RelayBroker, get_broker
 from ..config import get_settings
@@ -54,6 +55,11 @@ def resend_webhook(id: str, broker: RelayBroker | None = None) -> str:
             "delivered webhooks, which are kept for WEBHOOK_KEEP_DELIVERED_DAYS"
         )
     job = orjson.loads(kept)  # a newer version may store more fields
+    if (encrypted := job.get(ENCRYPTED)) is not None:  # with its id
+        broker.enqueue(
+            deliver_webhook.message_of(job["payload"], job.get("metadata"), encrypted=encrypted)
+        )
+        return "sent again"
     payload = {"id": id if id.startswith("msg_") else f"msg_{id}", **job["payload"]}
     deliver_webhook.send(payload=payload, metadata=job.get("metadata"))
     return "sent again"

@@ -20,6 +20,7 @@ from ...sinks.smtp import headers
 from ...sinks.smtp.address import Mailbox, each_once, parse_mailbox
 from ...state.journal import job_key
 from ..model import Answers, Job, JobModel
+from ..payload_secrets import SECRET, SECRET_URL
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ class AttachmentFile(JobModel):
         repr=False,
         description="Path inside EMAIL_ATTACHMENTS_FOLDER of the worker.",
     )
-    url: Annotated[str, Field(max_length=8000), _checked(check_url)] | None = Field(
+    url: Annotated[str, Field(max_length=8000), _checked(check_url), SECRET_URL] | None = Field(
         None, repr=False, description="https URL, fetched at each attempt."
     )
 
@@ -95,7 +96,8 @@ class EmailJob(JobModel):
     )
     subject: Subject = Field(repr=False)
     template: str = Field(pattern=TEMPLATE_NAME, description="Name of a template of the worker.")
-    data: Answers = Field(
+    # Links with tokens are among them.
+    data: Annotated[Answers, SECRET] = Field(
         default_factory=dict, repr=False, description="Variables of the template, by name."
     )
     attachments: list[AttachmentFile] = Field(default_factory=list, max_length=MAX_ATTACHMENTS)
@@ -105,7 +107,7 @@ class EmailJob(JobModel):
         "only a few to one recipient. `list`: with List-Unsubscribe; needs `unsubscribeUrl`.",
     )
     unsubscribe_url: (
-        Annotated[str, Field(max_length=2000), _checked(headers.unsubscribe)] | None
+        Annotated[str, Field(max_length=2000), _checked(headers.unsubscribe), SECRET_URL] | None
     ) = Field(None, repr=False, description="https URL that a POST request unsubscribes.")
     id: str | None = Field(
         None,

@@ -23,6 +23,7 @@ from ...sinks.sheets.rows import Rows, check_rows, make_typed
 from ...state.connections import connection_id
 from ...state.digests import digest
 from ..model import Answers, Id, Job, JobModel, Json, Name
+from ..payload_secrets import SECRET
 
 #: Maximum number of rows of a job.
 MAX_ROWS = 10_000
@@ -61,8 +62,12 @@ ConnectionId = Annotated[
 class Auth(JobModel):
     """OAuth tokens of a person, as Google's client libraries write them."""
 
-    access_token: OAuthToken | None = Field(None, alias="access_token", repr=False)
-    refresh_token: OAuthToken | None = Field(None, alias="refresh_token", repr=False)
+    access_token: Annotated[OAuthToken, SECRET] | None = Field(
+        None, alias="access_token", repr=False
+    )
+    refresh_token: Annotated[OAuthToken, SECRET] | None = Field(
+        None, alias="refresh_token", repr=False
+    )
     expiry_date: int | None = Field(
         None,
         alias="expiry_date",

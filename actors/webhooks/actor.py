@@ -7,7 +7,7 @@ import re
 from asyncio import CancelledError, to_thread
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import dramatiq
@@ -39,6 +39,7 @@ from ...sinks.http import (
 )
 from ..job import job_actor
 from ..model import Job, JobModel, Json
+from ..payload_secrets import SECRET, SECRET_URL
 from . import schema as wire
 from .delivery_log import delivery_log
 from .resources import egress, max_deliveries_in_flight, registry_sync
@@ -73,16 +74,18 @@ class Webhook(JobModel):
     # The checks below, as far as JSON Schema can express them.
     model_config = ConfigDict(json_schema_extra=wire.WEBHOOK)
 
-    url: str = Field(max_length=8_000, description=wire.URL_HELP, json_schema_extra=wire.URL)
+    url: Annotated[str, SECRET_URL] = Field(
+        max_length=8_000, description=wire.URL_HELP, json_schema_extra=wire.URL
+    )
     method: Literal["POST", "PUT"] = "POST"
-    headers: dict[str, str] = Field(
+    headers: dict[str, Annotated[str, SECRET]] = Field(
         default_factory=dict, description=wire.HEADERS_HELP, json_schema_extra=wire.HEADERS
     )
     body: Json = Field(description="Any JSON. The signature covers its exact bytes.")
-    secret: str | None = Field(
+    secret: Annotated[str, SECRET] | None = Field(
         None, repr=False, description=wire.SECRET_HELP, json_schema_extra=wire.SECRET
     )
-    secrets: list[str] | None = Field(
+    secrets: list[Annotated[str, SECRET]] | None = Field(
         None, repr=False, description=wire.SECRETS_HELP, json_schema_extra=wire.SECRETS
     )
     id: str | None = Field(

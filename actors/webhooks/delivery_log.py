@@ -27,12 +27,15 @@ from ...core.periodic import Periodic
 from ..events.insert import Row, Table, insert
 from ..job import job_actor
 from ..model import Job, JobModel
+from ..payload_secrets import encrypted_call, secrets_of
 from ..resources import clickhouse, clickhouse_throttle, per_process
 from .resources import endpoint_registry, records_deliveries
 
 logger = logging.getLogger("formrelay.webhooks")
 
 TABLE = "webhook_deliveries"
+#: Name of the actor that sends delivered jobs again, for their encryption.
+_RESENT_BY = "deliver_webhook"
 #: Time between two sends.
 _INTERVAL = timedelta(milliseconds=200)
 #: Maximum number of attempts in one message.
@@ -164,7 +167,10 @@ class DeliveryLog:
         kept, newest = {}, {}
         for endpoint, job in jobs:
             wire = {"payload": job.payload.wire(), "metadata": job.metadata.wire()}
-            id = wire["payload"].get("id") or f"msg_{job.message_id}"
+            # With its id, since a payload with encrypted secrets cannot be changed.
+            id = wire["payload"].setdefault("id", f"msg_{job.message_id}")
+            secrets = secrets_of(type(job.payload))
+            wire = encrypted_call(_RESENT_BY, secrets, wire, if_possible=True)
             kept[id], newest[endpoint] = orjson.dumps(wire), id
         if not kept:
             return

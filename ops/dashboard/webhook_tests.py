@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ...actors import deliver_webhook
 from ...actors.model import invalid
+from ...actors.payload_secrets import ENCRYPTED, readable_call
 from ...actors.webhooks.actor import endpoint_of_url
 from ...actors.webhooks.resources import make_registry
 from ...brokers import Entry, NotAvailable, RelayBroker, State
@@ -34,7 +35,10 @@ def make_test(broker: RelayBroker, id: str) -> Message[Any] | None:
     """
     for entry in chain(jobs_of_queue(broker.inspector, webhook_queue()), _in_flight(broker)):
         known = endpoint_of_entry(entry)
-        payload = entry.message.kwargs.get("payload")
+        call = readable_call(entry.message.actor_name, entry.message.kwargs)
+        payload = call.get("payload")
+        if ENCRYPTED in call:  # this process has no key: the secret has to be entered
+            continue
         if known is not None and known[0] == id and isinstance(payload, dict):
             return _message(broker, payload, entry)
     kept = _kept(broker, id)
@@ -102,5 +106,6 @@ def _kept(broker: RelayBroker, id: str) -> dict[str, Any] | None:
     job = None if kept is None else registry.kept(kept)
     if job is None:
         return None
-    payload = orjson.loads(job).get("payload")  # a newer version may store more fields
-    return payload if isinstance(payload, dict) else None
+    call = readable_call(deliver_webhook.actor_name, orjson.loads(job))
+    payload = call.get("payload")  # a newer version may store more fields
+    return payload if isinstance(payload, dict) and ENCRYPTED not in call else None

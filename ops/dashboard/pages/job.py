@@ -9,6 +9,7 @@ from typing import Any
 
 from werkzeug import Response
 
+from ....actors.payload_secrets import ENCRYPTED
 from ....brokers import Entry, NotAvailable, State
 from ....brokers.attempt_history import attempts_of
 from ....core.errors import FormrelayError
@@ -79,7 +80,9 @@ def edit(view: View) -> Response:
     if (why := why_not_editable(entry)) is not None:
         return _back(view, queue, id, why)
     view.record("jobs reveal", queue=queue, id=shown_id(id))
-    return _edit_form(view, entry, json_text(without_tokens(_call(entry))))
+    call = _call(entry)
+    call["kwargs"].pop(ENCRYPTED, None)  # put back by edited()
+    return _edit_form(view, entry, json_text(without_tokens(call)))
 
 
 def replay_edited(view: View) -> Response:
