@@ -7,9 +7,8 @@ into log lines and to other servers: whatever is malformed counts as missing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 #: Names of the headers, of message options and of keys in a job's metadata.
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
@@ -82,7 +81,7 @@ def parse(traceparent: object, tracestate: object = None) -> TraceContext | None
 
 def read(values: object) -> TraceContext | None:
     """Read the two values from the options of a message, or the metadata of a job."""
-    if not values or not isinstance(values, Mapping):
+    if not isinstance(values, dict):
         return None
-    given: Any = values.get(TRACEPARENT)
+    given = values.get(TRACEPARENT)
     return None if given is None else parse(given, values.get(TRACESTATE))

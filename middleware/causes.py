@@ -8,7 +8,7 @@ the attempt see them; a thread that the actor starts sees them only in a copy of
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import dramatiq
 
@@ -17,26 +17,23 @@ from ..core.trace_context import TraceContext, current_trace, read
 from .delivery import CAUSED_BY, Batch, Delivery
 
 
-class _Job(NamedTuple):
-    """The job of an attempt, without its payload.
-
-    A task that the actor leaves behind keeps this in memory.
+class _Batch:
+    """A batch of several messages.
 
     Attributes:
-        id: None for a batch of several messages.
-        options: of its message.
-        told: what is told of its exceptions.
-        batch: the batch; its parts are gone when it is settled.
+        batch: its parts are gone when it is settled.
         traces: the traces of the parts by message id, read when they are first needed.
     """
 
-    id: str | None
-    options: dict[str, Any]
-    told: Disclosure
-    batch: Batch | None
-    traces: dict[str, TraceContext | None]
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.traces: dict[str, TraceContext | None] = {}
 
 
+#: The job of an attempt: its id (None for a batch of several messages), the options of its
+#: message, what is told of its exceptions, and the batch. Not its payload, which a task that the
+#: actor leaves behind would keep in memory. A plain tuple, since one is made for each job.
+_Job: TypeAlias = tuple[str | None, dict[str, Any], Disclosure, _Batch | None]
 _running: ContextVar[_Job | None] = ContextVar("formrelay_running_job", default=None)
 
 
@@ -47,11 +44,11 @@ def enter_job(delivery: Delivery, told: Disclosure) -> None:
     """
     if isinstance(delivery, Batch):
         if len(delivery.parts) != 1:
-            _running.set(_Job(None, {}, told, delivery, {}))
+            _running.set((None, {}, told, _Batch(delivery)))
             current_trace.set(None)
             return
         delivery = delivery.parts[0]
-    _running.set(_Job(delivery.message_id, delivery.options, told, None, {}))
+    _running.set((delivery.message_id, delivery.options, told, None))
     current_trace.set(trace_of(delivery.message))
 
 
@@ -65,8 +62,9 @@ def cause_of(message: dramatiq.Message[Any]) -> str | None:
     running = _running.get()
     if running is None:
         return None
+    id, options, _, _ = running
     given = message.options.get(CAUSED_BY)
-    return running.id if given is None or given == running.options.get(CAUSED_BY) else None
+    return id if given is None or given == options.get(CAUSED_BY) else None
 
 
 def trace_of(message: dramatiq.Message[Any]) -> TraceContext | None:
@@ -85,15 +83,15 @@ def part_trace(message: dramatiq.Message[Any]) -> TraceContext | None:
     """Return the trace of the part of the running batch that a message names as its cause."""
     cause = message.options.get(CAUSED_BY) if message.options else None
     running = _running.get() if isinstance(cause, str) else None
-    if running is None or running.batch is None:
+    batch = None if running is None else running[3]
+    if batch is None:
         return None
-    if not running.traces:
-        parts = running.batch.parts
-        running.traces.update({part.message_id: trace_of(part.message) for part in parts})
-    return running.traces.get(str(cause))
+    if not batch.traces:
+        batch.traces = {part.message_id: trace_of(part.message) for part in batch.batch.parts}
+    return batch.traces.get(str(cause))
 
 
 def disclosure_here() -> Disclosure | None:
     """What is told of exceptions of the attempt that runs here; None outside of attempts."""
     running = _running.get()
-    return None if running is None else running.told
+    return None if running is None else running[2]

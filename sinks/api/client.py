@@ -17,6 +17,7 @@ from ...config.sinks import check_api_url
 from ...core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
 from ...core.process import current_pid
 from ...core.request_times import timed
+from ...core.trace_context import current_trace
 from ..http import ClientCertificate
 from ..http.blocking import BlockingClient, RequestFailed
 from .responses import SavedSubmission, connection_error, parse_json, parse_submission, refuse
@@ -166,7 +167,8 @@ class Api:
             if not _TOKEN.match(token):
                 raise SinkUnready("expected API_TOKEN to be printable ASCII, it is not")
             headers["Authorization"] = f"Bearer {token}"
-        return headers
+        trace = current_trace.get()
+        return headers if trace is None else headers | trace.as_options()
 
 
 def _ascii(url: str) -> str:

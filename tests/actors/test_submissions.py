@@ -104,6 +104,20 @@ def test_endpoints_returned_by_the_api_get_webhooks(site: Site, api: Receiver, c
     }
 
 
+def test_the_api_and_the_endpoints_get_the_trace_of_the_sender(site: Site, api: Receiver) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    hook = endpoint(1, url=f"{api.url}/hook")
+    api.answers(PATH, Answer(503), saved("completed", hook))  # the second attempt has it too
+    metadata = {"traceparent": trace, "tracestate": "vendor=1"}
+    site.actors.save_submission.send(SUBMISSION, metadata)
+    site.work_off("submissions", "webhooks")
+    to_api, to_hook = api.of(PATH), api.of("/hook")
+    assert (len(to_api), len(to_hook)) == (2, 1)
+    assert [one.headers["traceparent"] for one in (*to_api, *to_hook)] == [trace] * 3
+    assert [one.headers.get("tracestate") for one in to_api] == ["vendor=1"] * 2
+    assert "tracestate" not in to_hook[0].headers
+
+
 def test_endpoints_of_the_job_override_those_of_the_api(site: Site, api: Receiver) -> None:
     api.answers(PATH, then=saved("completed", endpoint(9)))
     site.actors.save_submission.send({**SUBMISSION, "webhooks": [endpoint(1)]})
