@@ -36,12 +36,13 @@ AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic"}
 #: environments with the newest dependencies get it without its dependencies.
 DASHBOARD = ["--no-deps", "dramatiq-dashboard==0.4.0"]
 OLDEST_EXTRAS = (
-    "redis,rabbitmq,clickhouse,embedded,demo,django,dkim,email,sheets,dramatiq-dashboard"
+    "redis,rabbitmq,clickhouse,embedded,demo,django,dkim,email,sheets,otel,sentry,"
+    "dramatiq-dashboard"
 )
 OLDEST_TOOLS = [
     *("pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"),
     *("aiosmtpd>=1.4.6", "google-api-python-client>=2.100"),
-    *("django-dramatiq>=0.13", "django-tasks>=0.12", "dramatiq-abort>=1.2", "sentry-sdk>=2.20"),
+    *("django-dramatiq>=0.13", "django-tasks>=0.12", "dramatiq-abort>=1.2"),
 ]
 #: Option of pip, spelled as in its environment variables (`PIP_…`) -> variable of uv.
 _UV_VARIABLES = {
