@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sentry_sdk
 from dramatiq import Worker
+from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.integrations.dramatiq import DramatiqIntegration
 
@@ -54,6 +55,8 @@ def server() -> Iterator[Receiver]:
 
 def init(server: Receiver, **options: Any) -> None:
     """As a program of the host may do it: with everything on."""
+    if "enable_logs" in DEFAULT_OPTIONS:  # not in sentry-sdk 2.20
+        options["enable_logs"] = True
     sentry_sdk.init(
         dsn=f"http://key@127.0.0.1:{server.port}/1",
         integrations=[DramatiqIntegration()],
@@ -62,7 +65,6 @@ def init(server: Receiver, **options: Any) -> None:
         max_request_body_size="always",
         attach_stacktrace=True,
         traces_sample_rate=1.0,
-        enable_logs=True,
         default_integrations=True,
         **options,
     )
@@ -126,7 +128,7 @@ def test_no_value_of_a_job_is_sent(server: Receiver, unique: str, when: str) -> 
     assert error["transaction"] == "bill"
     (logged,) = (each for each in sent.items["event"] if "exception" not in each)
     assert logged["logentry"] == {"message": "failing %s"}
-    assert len(sent.items["transaction"]) == 1
+    assert len(sent.items.get("transaction", ())) <= 1  # none with sentry-sdk 2.20
     # The program's own function sees everything, as without formrelay.
     assert any(TEXT in event and ANSWER in event for event in seen)
     assert sentry_sdk.get_client().options["before_send"] is not before_send
