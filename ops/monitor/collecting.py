@@ -50,7 +50,10 @@ class Collector:
             clocks: by monitor, how many seconds its clock is ahead of the store's.
             receivers: by name, how many seconds a receiver has not taken alerts.
         """
-        calls: dict[str, Callable[[], Any]] = {"broker": self._queues}
+        calls: dict[str, Callable[[], Any]] = {
+            "broker": lambda: self._broker.ping(()),
+            "queues": self._queues,
+        }
         if self._broker.state is not None:
             calls |= {
                 "history": self._rates,
@@ -64,10 +67,11 @@ class Collector:
             name: None if isinstance(result, Exception) else result
             for name, result in found.items()
         }
+        broker = _broker_problem(found["broker"])
         return Facts(
-            broker=_broker_problem(found["broker"]),
+            broker=broker,
             broker_kind=self._settings.broker.kind,
-            queues=known["broker"],
+            queues=known["queues"],
             rates=known.get("history"),
             workers=known.get("workers"),
             sinks={name.removeprefix("sink "): _problem(found[name]) for name in sinks},
@@ -78,16 +82,14 @@ class Collector:
             problems={
                 name: _problem(result)
                 for name, result in found.items()
-                if name in calls and name != "broker" and isinstance(result, Exception)
+                if name in calls and not broker and isinstance(result, Exception)
             },
         )
 
     # -- the broker ------------------------------------------------------------------------
 
     def _queues(self) -> list[QueueFacts]:
-        broker = self._broker
-        broker.ping(())
-        inspector = broker.inspector
+        inspector = self._broker.inspector
         counts = inspector.counts_of(inspector.queues())
         try:
             consumed = inspector.consumed({each.queue for each in counts})

@@ -17,6 +17,7 @@ from email.utils import format_datetime
 from typing import Any, TypeAlias
 
 from ...core.clock import iso
+from ...core.printable import printable
 from ...state.digests import digest
 from ...state.millis import from_millis
 from ..output import age
@@ -61,7 +62,7 @@ def _notification(
         "labels": dict(finding.labels),
         "summary": finding.summary,
         "todo": about.todo,
-        "source": source,
+        "source": printable(source),
         "key": finding.key,
         "starts_at": state.since,
         "ends_at": ended_at,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import orjson
 
 from ...config import Settings
-from ...core.errors import ConfigError, SinkPermanent, SinkTransient
+from ...core.errors import ConfigError, InvalidJob, SinkPermanent, SinkTransient
 from ...core.signing import sign
 from ...sinks.http.blocking import BlockingClient, RequestFailed
 from ...state.digests import digest
@@ -150,11 +150,12 @@ class EmailReceiver(_Remembers):
     """Sends e-mails to one address, on a connection of its own, not through the queue of e-mails.
 
     Raises:
-        ConfigError: SMTP_URL or the sender is missing.
+        ConfigError: SMTP_URL or the sender is missing, or an address is none.
     """
 
     def __init__(self, settings: Settings, recipient: str) -> None:
         from ...actors.emails.resources import make_account
+        from ...sinks.smtp.address import parse_mailbox
 
         sender = settings.alerts.email_from or settings.emails.sender
         if sender is None:
@@ -162,22 +163,23 @@ class EmailReceiver(_Remembers):
                 "expected ALERT_EMAIL_FROM or EMAIL_FROM to be set, because ALERT_EMAIL_TO is set, "
                 "got neither"
             )
+        try:
+            self._from, self._to = parse_mailbox(sender).address, parse_mailbox(recipient).address
+        except InvalidJob as error:
+            raise ConfigError(f"ALERT_EMAIL_TO or its sender: {error}") from None
         self._sender, self._recipient = sender, recipient
         account = make_account(settings)
         steps = dict.fromkeys(
             ("connect", "tls", "greeting", "login", "mail", "rcpt", "data", "block", "dot"), _STEP
         )
         self._account = replace(account, timeouts=replace(account.timeouts, **steps))
-        self.name = f"email.{digest(recipient.lower())[:8]}"
+        self.name = f"email.{digest(self._to.lower())[:8]}"
 
     def deliver(self, notification: Notification, id: str, now: float) -> None:
-        from ...sinks.smtp.address import parse_mailbox
         from ...sinks.smtp.probe import send_probe
 
-        sender = parse_mailbox(self._sender).address
-        recipient = parse_mailbox(self._recipient).address
         data = email_bytes(notification, id, self._sender, self._recipient)
-        *_, last = send_probe(self._account, sender, recipient, data)
+        *_, last = send_probe(self._account, self._from, self._to, data)
         if not last.is_ok:
             raise SinkTransient(f"{last.name}: {last.says}")
 

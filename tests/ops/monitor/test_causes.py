@@ -217,6 +217,7 @@ def test_facts_that_cannot_be_read_end_no_alert_and_are_a_finding(broker: RedisB
     for _ in range(3):
         look(monitor)
     found = firing(monitor)
+    assert found.keys() == {"look_failed", "worker_hangs"}
     assert found["look_failed"] == {"part": "workers"}
     assert found["worker_hangs"] == {"worker": "a:1"}
 

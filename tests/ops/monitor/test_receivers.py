@@ -137,6 +137,9 @@ def _text(message: EmailMessage) -> str:
 def test_email_without_a_server_or_sender_is_refused() -> None:
     with pytest.raises(ConfigError, match="ALERT_EMAIL_FROM"):
         make_receivers(settings_of(SMTP_URL="smtp://host", ALERT_EMAIL_TO="a@b.example"))
+    wrong = {"ALERT_EMAIL_FROM": "a@b.example", "ALERT_EMAIL_TO": "a@b..example"}
+    with pytest.raises(ConfigError, match="ALERT_EMAIL_TO or its sender"):
+        make_receivers(settings_of(SMTP_URL="smtp://host", **wrong))
     with pytest.raises(ConfigError, match="SMTP_URL"):
         make_receivers(settings_of(ALERT_EMAIL_FROM="a@b.example", ALERT_EMAIL_TO="a@b.example"))
 
