@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from ...brokers import RelayBroker
 from ...config import Settings
+from ...config.redis_urls import read_redis_url
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import BrokerError, describe
 from ...core.failure import worker_name
@@ -200,16 +201,11 @@ class Monitor:
         self._has_own = bool(states["alerts"] or outbox)
 
     def _about_store(self, error: BrokerError | None) -> Evaluation:
-        is_broker = self._settings.broker.kind != "rabbitmq" and self._uses_broker()
-        rule = "broker_unreachable" if is_broker else "store_unreachable"
+        rule = "broker_unreachable" if _is_store(self._settings) else "store_unreachable"
         if error is None or not self._settings.alerts.is_on(rule):
             return Evaluation([], frozenset())
         host = socket.gethostname()
         return Evaluation([finding(rule, describe(error), host=host)], frozenset())
-
-    def _uses_broker(self) -> bool:
-        state = self._broker.state
-        return state is not None and state.client is getattr(self._broker, "client", None)
 
     def _speaks(self, now: float) -> bool:
         """Whether this process speaks for all: the leader first, deputies later.
@@ -231,6 +227,17 @@ class Monitor:
         found = list(Memory.from_json(self._own_store.load()[0]).alerts.values())
         found += Memory.from_json(self._store.load()[0]).alerts.values()
         return [state for state in found if state.is_firing]
+
+
+def _is_store(settings: Settings) -> bool:
+    """Whether the broker's Redis is the state store too."""
+    broker = settings.broker
+    url, state_url = broker.secret("redis_url"), broker.secret("state_url")
+    if broker.kind == "rabbitmq":
+        return False
+    if state_url is None or url is None:
+        return state_url is None
+    return str(read_redis_url(url)) == str(read_redis_url(state_url))
 
 
 def _address(settings: Settings) -> str:

@@ -16,11 +16,12 @@ from dramatiq import Message
 
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.broker_errors import BrokerUnavailable
 from formrelay.ops.monitor.monitor import Monitor
 from formrelay.state.alert_store import MemoryAlertStore
 from formrelay.testing import MemoryBroker
 from tests.actors.receiver import receiving
-from tests.ops.monitor.watched import Kept, firing, look, make_monitor
+from tests.ops.monitor.watched import Kept, firing, look, make_monitor, settings_of
 from tests.support.command import Program, clean_environment, start_python
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
@@ -157,6 +158,24 @@ def test_deputies_on_other_machines_speak_later_and_not_all() -> None:
     alive, dead = f"{host}:{os.getpid()}:x", f"{host}:{2**22 + 1}:x"
     assert not speaks(alive, me, after=10_000)
     assert speaks(dead, me, after=0), "its process is gone"
+
+
+@pytest.mark.parametrize(
+    ("environ", "rule"),
+    [
+        ({"REDIS_URL": "redis://a:1"}, "broker_unreachable"),
+        ({"REDIS_URL": "redis://me:x@a:1", "STATE_URL": "redis://a:1"}, "broker_unreachable"),
+        ({"REDIS_URL": "redis://a:1", "STATE_URL": "redis://b:1"}, "store_unreachable"),
+        ({"RABBITMQ_URL": "amqp://a", "STATE_URL": "redis://b:1"}, "store_unreachable"),
+    ],
+)
+def test_an_unreachable_store_is_the_broker_if_they_are_one(
+    environ: dict[str, str], rule: str
+) -> None:
+    settings = settings_of(BROKER="rabbitmq" if "RABBITMQ_URL" in environ else "redis", **environ)
+    monitor = Monitor(MemoryBroker(), settings, receivers=[], store=MemoryAlertStore())
+    (found,) = monitor._about_store(BrokerUnavailable("down")).findings
+    assert found.rule == rule
 
 
 def _monitor() -> Monitor:
