@@ -58,14 +58,26 @@ def fate_of(key: str) -> Fate:
     return Fate.STOPPED if stat[0] in "Tt" else Fate.RUNS
 
 
+def parent_of(pid: int) -> int | None:
+    """The id of the parent of a process; None if there is no such process. Linux only."""
+    fields = _fields(pid)
+    return None if fields is None else int(fields[1])
+
+
 def _stat(pid: int) -> tuple[str, str] | None:
     """State (one letter) and start of a process; None if there is no such process."""
+    fields = _fields(pid)
+    return None if fields is None else (fields[0], fields[19])
+
+
+def _fields(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the third; None if there is no such process."""
     try:
         # The second field, the command in parentheses, may contain anything.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        return fields[0], fields[19]
-    except (OSError, IndexError):
+        found = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
         return None
+    return found if len(found) > 19 else None
 
 
 def _place() -> str:

@@ -7,6 +7,7 @@ hang. Source: the manual page sd_notify(3).
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from datetime import timedelta
 
@@ -17,7 +18,10 @@ from ...config import SystemdSettings
 from ...core.errors import describe
 from ...core.exit_reason import exit_reason
 from ...core.periodic import Periodic
+from ...core.process import parent_of
 from ...middleware.worker_report import longest_stall, running_consumers
+from ..local_workers import local_workers
+from ..worker_states import WorkerState, judge_snapshot
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -25,8 +29,10 @@ logger = logging.getLogger("formrelay.workers")
 class SystemdNotify(Middleware):
     """Sends the state of this process to systemd's socket.
 
-    The watchdog is told that the process works only while its consumers look for messages. A
-    broker that is away is no reason to restart: consumers go on looking, and reconnect.
+    The watchdog is told that the process works only while its consumers look for messages. The
+    processes of a unit share one watchdog, so a process that hangs triggers it: the signs of life
+    of the others would hide it. A broker that is away is no reason to restart: consumers go on
+    looking, and reconnect.
 
     Args:
         settings: the variables that systemd sets. Without a socket, nothing is sent.
@@ -36,6 +42,7 @@ class SystemdNotify(Middleware):
         self._address = settings.notify_socket
         self._limit = settings.watchdog
         self._workers: list[dramatiq.Worker] = []
+        self._hung_before = False
         every = self._limit / 3 if self._limit else timedelta(seconds=10)
         self._pings = Periodic("watchdog", every, self._ping, at_once=True)
 
@@ -55,12 +62,32 @@ class SystemdNotify(Middleware):
         self._pings.stop()
 
     def _ping(self) -> None:
-        stalled = longest_stall(running_consumers(self._workers))
-        if self._limit is not None and stalled < self._limit.total_seconds():
+        # A consumer that waits for its broker does not hang.
+        consumers = [each for each in running_consumers(self._workers) if not each.problem]
+        if self._limit is None:
+            return
+        hangs = longest_stall(consumers) >= self._limit.total_seconds() or _sibling_hangs()
+        if not hangs:
             self._send("WATCHDOG=1")
+        elif self._hung_before:  # not at once after the whole unit was stopped for a while
+            self._send("WATCHDOG=trigger\nSTATUS=a worker process hangs")
+        self._hung_before = hangs
 
     def _send(self, state: str) -> None:
         notify(self._address, state)
+
+
+def _sibling_hangs() -> bool:
+    """Whether another process of this worker command does nothing at all.
+
+    Known with WORKER_HTTP_PORT. A process that is stopped cannot trigger the watchdog itself.
+    """
+    hanging = [
+        each.pid
+        for each in local_workers().values()
+        if judge_snapshot(each).state is WorkerState.HANGS
+    ]
+    return any(parent_of(pid) == os.getppid() for pid in hanging if pid != os.getpid())
 
 
 def notify(address: str, state: str) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from formrelay.core.process import Fate, fate_of, process_key
+from formrelay.core.process import Fate, fate_of, parent_of, process_key
 from tests.support.waiting import wait_until
 
 
@@ -16,12 +16,14 @@ def test_a_process_runs_is_stopped_and_ends() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         key = process_key(process.pid)
         assert fate_of(key) is Fate.RUNS
+        assert parent_of(process.pid) == os.getpid()
         os.kill(process.pid, signal.SIGSTOP)
         wait_until(lambda: fate_of(key) is Fate.STOPPED)
         process.kill()
         wait_until(lambda: fate_of(key) is Fate.ENDED)  # also before its parent has asked for it
     assert fate_of(key) is Fate.ENDED
     assert process_key(process.pid) == ""
+    assert parent_of(process.pid) is None
 
 
 def test_a_later_process_with_the_same_id_is_another_process() -> None:

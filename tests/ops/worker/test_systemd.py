@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -12,8 +16,10 @@ import pytest
 
 from formrelay.config import SystemdSettings
 from formrelay.core.exit_reason import set_exit_reason
+from formrelay.ops.worker import systemd as systemd_module
 from formrelay.ops.worker.systemd import SystemdNotify
 from formrelay.testing import MemoryBroker
+from tests.ops.metrics.processes import snapshot
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -92,10 +98,10 @@ def test_a_recycled_worker_does_not_stop_its_unit(
     assert "STOPPING=1" not in systemd.heard
 
 
-def test_a_worker_with_a_hanging_consumer_gives_no_sign_of_life(
+def test_a_worker_with_a_hanging_consumer_triggers_the_watchdog(
     harness: Harness, address: str, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notify = notify_of(harness, address)
+    notify_of(harness, address)
     harness.start()
     (found,) = wait_until(lambda: list(harness.broker.consumers))
     consumer: Any = found
@@ -107,13 +113,32 @@ def test_a_worker_with_a_hanging_consumer_gives_no_sign_of_life(
 
     monkeypatch.setattr(consumer, "receive", receive)
     assert hangs.wait(60)
-    wait_until(lambda: consumer.stalled > LIMIT_USEC / 1e6)
+    wait_until(lambda: "WATCHDOG=trigger" in systemd.listen())
+    assert consumer.stalled > LIMIT_USEC / 1e6
+    monkeypatch.setattr(type(consumer), "problem", "the broker is away")
     systemd.listen().clear()
-    notify._ping()
-    assert systemd.listen() == []
+    wait_until(lambda: "WATCHDOG=1" in systemd.listen())  # a restart helps no network
     monkeypatch.undo()
     goes_on.set()
+    systemd.listen().clear()
     wait_until(lambda: "WATCHDOG=1" in systemd.listen())
+
+
+def test_a_process_that_hangs_as_a_whole_is_told_by_the_others_of_its_command(
+    harness: Harness, address: str, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as sibling:
+        at = time.monotonic() - 30
+        hangs = {"host:2": snapshot(pid=sibling.pid, monotonic=at)}
+        monkeypatch.setattr(systemd_module, "local_workers", lambda: hangs)
+        notify_of(harness, address)
+        harness.start()
+        wait_until(lambda: "WATCHDOG=1" in systemd.listen())  # of another command
+        monkeypatch.setattr(os, "getppid", os.getpid)
+        wait_until(lambda: "WATCHDOG=trigger" in systemd.listen())
+        hangs.clear()
+        systemd.listen().clear()
+        wait_until(lambda: "WATCHDOG=1" in systemd.listen())
 
 
 def test_without_a_watchdog_nothing_is_sent_while_it_works(
