@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated
@@ -22,11 +22,15 @@ from ..doctor.queues import check_dead_letters, check_queues, check_workers
 from ..doctor.reports import check_reports
 from ..doctor.servers import check_versions
 from ..output import print_json, print_table
+from ..probes import answers_within
 from ..reachability import connect_to_api, is_embedded_clickhouse, reach
 from ..worker import boot
 from ..worker.time_limits import exceeding_time_limits
 from .candidates import queue_names
 from .options import JsonOption
+
+#: Seconds for the checks that run at once.
+_LIMIT = 10.0
 
 
 def doctor(
@@ -46,7 +50,8 @@ def doctor(
 ) -> None:
     """Check the whole installation, and say what to do.
 
-    `bad`: a worker does not start, or jobs fail; the exit status is 1.
+    `bad`: a worker does not start, jobs fail, or a server does not answer;
+    the exit status is 1.
     `weak`: it works with a weaker guarantee, or needs attention.
 
     Example: formrelay doctor --strict
@@ -54,7 +59,7 @@ def doctor(
     boot.settings_of_workers(queues)  # its error names everything that is missing
     declare_actors()
     found = _findings(queues)
-    found += _refusals(queues, found)
+    found += _run_all({"worker": lambda: _refusals(queues, found)})["worker"]
     if json:
         print_json([asdict(finding) for finding in found])
     else:
@@ -66,16 +71,38 @@ def doctor(
 
 
 def _findings(queues: list[str] | None) -> list[Finding]:
-    found: list[Finding] = []
+    """Run the checks at once, those that ask the broker only if it answers."""
     unused = _unused_sinks(queues)
-    for name, check in _CHECKS:
-        if name in _NEED_BROKER and _is_bad("broker", found):
-            continue  # each would wait for the broker and say the same
-        if name in unused:
-            continue
-        told = {each.says for each in found}
-        checked = partial(check, queues) if name in _OF_QUEUES else check
-        found += [finding for finding in _run(name, checked) if finding.says not in told]
+    checks = {
+        name: partial(check, queues) if name in _OF_QUEUES else check
+        for name, check in _CHECKS
+        if name not in unused
+    }
+    found = _run_all({name: checks[name] for name in checks.keys() - _NEED_BROKER})
+    if not _has_bad(found["broker"]):  # or each would wait for the broker and say the same
+        found |= _run_all({name: checks[name] for name in checks.keys() & _NEED_BROKER})
+    told: set[str] = set()
+    findings = []
+    for name in checks:
+        new = [finding for finding in found.get(name, ()) if finding.says not in told]
+        told |= {finding.says for finding in new}
+        findings += new
+    return findings
+
+
+def _run_all(checks: Mapping[str, Callable[[], Iterator[Finding]]]) -> dict[str, list[Finding]]:
+    """Run checks in threads; a check without a result in time is a finding.
+
+    Raises:
+        Exception: the unexpected error of a check.
+    """
+    probes = {name: partial(_run, name, check) for name, check in checks.items()}
+    late = f"no answer within {_LIMIT:g} s: check that the server runs and is not overloaded"
+    found = {name: [Finding(name, "bad", late)] for name in checks}
+    for name, answer in answers_within(_LIMIT, probes):
+        if isinstance(answer, Exception):
+            raise answer
+        found[name] = answer
     return found
 
 
@@ -94,23 +121,28 @@ def _unused_sinks(queues: list[str] | None) -> set[str]:
     return {name for name, (is_set, users) in sinks.items() if not is_set and not users & named}
 
 
-def _is_bad(what: str, found: list[Finding]) -> bool:
-    return any(each.what == what and each.state == "bad" for each in found)
+def _has_bad(found: Iterable[Finding]) -> bool:
+    return any(each.state == "bad" for each in found)
 
 
-def _run(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Run a check; an error is a finding too."""
+def _run(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[list[Finding] | Exception]:
+    """Run a check; an error of formrelay is a finding too."""
+    found: list[Finding] = []
     try:
-        yield from check()
+        found += check()
     except FormrelayError as error:
-        yield Finding(name, "bad", str(error))
+        found.append(Finding(name, "bad", str(error)))
+    except Exception as error:
+        yield error
+        return
+    yield found
 
 
 def _refusals(queues: list[str] | None, found: list[Finding]) -> Iterator[Finding]:
     """Find why a worker would not start, unless another finding says so."""
     told = {finding.says for finding in found if finding.state == "bad"}
     try:
-        if _is_bad("broker", found):
+        if _has_bad(each for each in found if each.what == "broker"):
             boot.check_queues(queues)
             boot.check_sinks(queues, clickhouse=False)
         else:
@@ -192,7 +224,7 @@ def _api() -> Iterator[Finding]:
     api()
     if problem := reach({"api": partial(connect_to_api, get_settings())})["api"].problem:
         says = f"{section.url} cannot be reached ({problem}), and submissions wait"
-        yield Finding("api", "weak", f"{says}; check API_URL, and that the API runs")
+        yield Finding("api", "bad", f"{says}; check API_URL, and that the API runs")
     else:
         yield Finding("api", "ok", f"{section.url} accepts connections (no request was sent)")
     if section.secret("token") is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,10 @@ from tests.ops.shell import Shell
 def shell(tmp_path: Path) -> Shell:
     """A folder with an embedded broker that starts with the first command."""
     return Shell(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def api_url() -> Iterator[str]:
+    """The URL of an API that accepts connections."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"

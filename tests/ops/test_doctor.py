@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,10 @@ from formrelay.actors.webhooks.redis_registry import RedisRegistry
 from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.brokers.embedded import ensure_running, release
 from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.errors import FormrelayError
 from formrelay.core.server_info import ServerInfo
+from formrelay.ops.cli import doctor
+from formrelay.ops.doctor.finding import Finding
 from formrelay.ops.doctor.servers import check_clock
 from formrelay.ops.versions import too_old, unsupported_packages
 from tests.ops.shell import Shell
@@ -34,8 +39,8 @@ def findings(tmp_path: Path, status: int, *options: str, **env: str) -> dict[tup
     return {(one["what"], one["state"]): one["says"] for one in found}
 
 
-def test_the_embedded_default_is_fine(tmp_path: Path) -> None:
-    found = findings(tmp_path, 0, BROKER="embedded", API_URL="http://127.0.0.1:1")
+def test_the_embedded_default_is_fine(tmp_path: Path, api_url: str) -> None:
+    found = findings(tmp_path, 0, BROKER="embedded", API_URL=api_url)
     says = "embedded answers; jobs can be sent, fetched and settled"
     assert found["broker", "ok"] == says
     assert ("broker", "weak") not in found
@@ -71,13 +76,17 @@ def test_a_redis_that_may_lose_jobs_is_reported(
 @pytest.mark.redis
 @pytest.mark.clickhouse
 def test_a_clickhouse_without_tables_is_an_error(
-    tmp_path: Path, redis_url: str, clickhouse_url: str, clickhouse_database: str
+    tmp_path: Path,
+    redis_url: str,
+    clickhouse_url: str,
+    clickhouse_database: str,
+    api_url: str,
 ) -> None:
     env = {
         "REDIS_URL": redis_url,
         "CLICKHOUSE_URL": clickhouse_url,
         "CLICKHOUSE_DATABASE": clickhouse_database,
-        "API_URL": "http://127.0.0.1:1",
+        "API_URL": api_url,
     }
     assert "formrelay migrate" in findings(tmp_path, 1, **env)["clickhouse", "bad"]
     assert run("migrate", cwd=tmp_path, env=env).returncode == 0
@@ -91,8 +100,10 @@ def test_an_unavailable_broker_is_an_error_told_once(tmp_path: Path) -> None:
     assert "a worker does not start: expected API_URL for the queue of submissions" in done.stdout
 
 
-def test_dead_letters_silent_workers_and_failing_endpoints_need_attention(tmp_path: Path) -> None:
-    shell = Shell(tmp_path, API_TOKEN="t")
+def test_dead_letters_silent_workers_and_failing_endpoints_need_attention(
+    tmp_path: Path, api_url: str
+) -> None:
+    shell = Shell(tmp_path, API_TOKEN="t", API_URL=api_url)
     shell("migrate")
     shell("send", "events", '{"type": "form.viewed", "formId": "f1"}')
     try:
@@ -177,8 +188,10 @@ def test_doctor_of_named_queues_checks_only_what_their_workers_need(
 
 
 @pytest.mark.rabbitmq
-def test_doctor_says_which_queues_rabbitmq_cannot_list(tmp_path: Path, rabbitmq_url: str) -> None:
-    env = {"RABBITMQ_URL": rabbitmq_url, "API_URL": "http://127.0.0.1:1"}
+def test_doctor_says_which_queues_rabbitmq_cannot_list(
+    tmp_path: Path, rabbitmq_url: str, api_url: str
+) -> None:
+    env = {"RABBITMQ_URL": rabbitmq_url, "API_URL": api_url}
     letters = findings(tmp_path, 1, **env)["dead letters", "weak"]
     assert letters.startswith("none in the known queues; other queues are not known: ")
     found = findings(tmp_path, 0, *WEBHOOKS, **env)
@@ -211,7 +224,7 @@ def test_skewed_clocks_paused_queues_and_missing_systems_are_reported(
         r"clock bad: the clock of (Redis|Valkey) is 400 s ahead of the clock of this machine: "
         r"receivers may refuse the signatures of webhooks; synchronise both clocks",
         "queues weak: webhooks is paused, and 1 job waits; run formrelay queues resume webhooks",
-        r"api weak: http://127\.0\.0\.1:1/x cannot be reached \(Connection refused\), .*; "
+        r"api bad: http://127\.0\.0\.1:1/x cannot be reached \(Connection refused\), .*; "
         "check API_URL, and that the API runs",
         "api weak: API_TOKEN is not set: .*; set it or API_TOKEN_FILE",
         "clickhouse weak: CLICKHOUSE_URL is not set: .*; set it to clickhouse://host:9000",
@@ -243,6 +256,34 @@ def test_on_rabbitmq_dead_letters_and_the_missing_store_are_reported(
         "clickhouse bad: ",
     ):
         assert expected in said
+
+
+def test_servers_that_hang_are_asked_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_LIMIT", 0.3)
+    never = threading.Event()
+
+    def hangs() -> Iterator[Finding]:
+        never.wait()
+        yield Finding("late", "ok", "answers")
+
+    def fails() -> Iterator[Finding]:
+        yield Finding("smtp", "ok", "answers")
+        raise FormrelayError("no right")
+
+    found = doctor._run_all({"api": hangs, "clickhouse": hangs, "smtp": fails})
+    never.set()
+    assert {name: [each.state for each in answers] for name, answers in found.items()} == {
+        "api": ["bad"],
+        "clickhouse": ["bad"],
+        "smtp": ["ok", "bad"],
+    }
+    assert found["api"][0].says.startswith("no answer within 0.3 s: ")
+
+    def breaks() -> Iterator[Finding]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):  # a mistake in a check is no finding
+        doctor._run_all({"api": breaks})
 
 
 # -- versions and clocks ---------------------------------------------------------------------

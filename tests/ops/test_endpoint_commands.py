@@ -25,7 +25,8 @@ def registry_of(shell: Shell) -> Iterator[RedisRegistry]:
         yield RedisRegistry(client, "the embedded one")
 
 
-def test_failing_endpoints_are_listed_disabled_and_enabled(shell: Shell) -> None:
+def test_failing_endpoints_are_listed_disabled_and_enabled(shell: Shell, api_url: str) -> None:
+    shell.env["API_URL"] = api_url
     with registry_of(shell) as registry:
         failing = DeliveryReport("e1", "example.com", False, 3, 1.0, 2.0, 503)
         gone = DeliveryReport("e2", "example.org", False, 1, 1.0, 2.0, 410, is_gone=True)

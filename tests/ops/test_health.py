@@ -117,6 +117,7 @@ def test_rabbitmq_tells_which_queue_has_no_worker_without_its_api(
     tmp_path: Path, rabbitmq_url: str
 ) -> None:
     shell = Shell(tmp_path, BROKER="rabbitmq", RABBITMQ_URL=rabbitmq_url)
+    del shell.env["API_URL"]
     jobs = f"{EVENT}\n{{}}\n{EVENT}\n"
     assert shell("send", "events", stdin=jobs, status=1).stdout == "sent: 2, invalid: 1\n"
     found = parts(shell, status=1)

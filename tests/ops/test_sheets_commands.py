@@ -143,7 +143,8 @@ def findings(shell: Shell, status: int) -> list[tuple[str, str]]:
     return [(each["state"], each["says"]) for each in found if each["what"] == "sheets"]
 
 
-def test_doctor_tells_paused_and_unreadable_connections(shell: Shell) -> None:
+def test_doctor_tells_paused_and_unreadable_connections(shell: Shell, api_url: str) -> None:
+    shell.env["API_URL"] = api_url
     for name in ("ann", "bob"):
         shell("sheets", "connections", "add", name, stdin=json.dumps(TOKENS))
     assert findings(shell, 0)[-1] == ("ok", "2 connections are stored")
@@ -153,4 +154,4 @@ def test_doctor_tells_paused_and_unreadable_connections(shell: Shell) -> None:
     shell.env["STATE_KEY"] = Fernet.generate_key().decode()
     says = "no key of STATE_KEY decrypts the tokens of connection bob"
     assert any(each[1].startswith(says) for each in findings(shell, 1))
-    assert findings(Shell(shell.folder), 0)[0][0] == "weak"
+    assert findings(Shell(shell.folder, API_URL=api_url), 0)[0][0] == "weak"
