@@ -17,6 +17,7 @@ import yaml
 
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.ops.metrics import names
+from formrelay.ops.monitor.findings import ABOUT
 from tests.support.command import clean_environment, start_python
 from tests.support.deploy import DEPLOY, MANIFESTS, manifests
 from tests.support.missing import skip_or_fail
@@ -167,6 +168,12 @@ def test_an_alert_says_where_to_read(alert: dict[str, Any]) -> None:
     ]
     assert not anchor or anchor in [heading.replace(" ", "-") for heading in headings]
     assert alert["labels"]["severity"] in {"critical", "warning", "info"}
+
+
+def test_the_document_compares_the_rules_with_those_of_the_monitor() -> None:
+    text = (DEPLOY.parent / "docs" / "deploying.md").read_text()
+    compared = set(re.findall(r"`(\w+)`", text))
+    assert {rule["alert"] for rule in ALERTS} | ABOUT.keys() <= compared
 
 
 # ---- Against Prometheus and a worker ----------------------------------------------------------
