@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from formrelay.core.errors import InvalidJob
-from formrelay.sinks.smtp import headers, message
+from formrelay.sinks.smtp import headers, message, reparse
 from formrelay.sinks.smtp.headers import Header
 from formrelay.sinks.smtp.message import Attachment, Email, write
 from formrelay.sinks.smtp.reparse import check
@@ -81,3 +81,11 @@ def test_write_refuses_what_the_check_refuses(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(headers, "subject", lambda text: evil)
     with pytest.raises(InvalidJob, match="without additional or missing headers"):
         write(make())
+
+
+def test_a_kind_of_header_has_one_class() -> None:
+    """A class for each parsed header would stay in memory until the garbage collector runs."""
+    parse = reparse._POLICY.header_fetch_parse
+    names = ("To", "to", "Subject", "X-One", "X-Two")
+    kinds = {type(parse(name, "a@here.example")) for name in (*names, *names)}
+    assert len(kinds) == 3
