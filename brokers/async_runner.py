@@ -287,11 +287,19 @@ class AsyncRunner:
         except BaseException as error:
             delivery.stuff_exception(error)
             ended = {"exception": error}
-        if may_send(broker, delivery):
-            end = partial(broker.emit_after, "process_message", delivery, **ended)
-            await self._in_thread(attempt, end)
+        try:
+            await self._emit_ended(attempt, ended)
+        finally:
+            # The traceback of the exception leads to this frame: a cycle that would keep the
+            # message in memory until the garbage collector runs.
+            ended.clear()
+
+    async def _emit_ended(self, attempt: AsyncAttempt, ended: dict[str, Any]) -> None:
+        emit = partial(self._broker.emit_after, "process_message", attempt.delivery, **ended)
+        if may_send(self._broker, attempt.delivery):
+            await self._in_thread(attempt, emit)
         else:
-            broker.emit_after("process_message", delivery, **ended)
+            emit()
 
     async def _perform_in_thread(self, attempt: AsyncAttempt) -> None:
         # So that the hooks of Dramatiq's middleware for threads are called.

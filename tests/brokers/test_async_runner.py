@@ -6,8 +6,11 @@ Uses a fake consumer, since no real broker refuses a single outcome.
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import sys
 import threading
+import weakref
 from typing import Any
 
 import dramatiq
@@ -18,6 +21,8 @@ from formrelay.brokers.consumer import RelayConsumer
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.middleware.delivery import Delivery
+from formrelay.testing import MemoryBroker
+from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
 
@@ -141,3 +146,29 @@ def test_an_attempt_that_ends_while_the_broker_is_closed_starts_no_thread() -> N
     assert has_begun.wait(30)
     broker.close()
     wait_until(lambda: set(threading.enumerate()) <= before)
+
+
+def test_a_failed_attempt_leaves_no_garbage() -> None:
+    """A cycle would keep the message in memory until the garbage collector runs."""
+    harness = Harness(MemoryBroker(), "default")
+    errors: list[weakref.ref[BaseException]] = []
+
+    class Failed(Exception):
+        def __init__(self) -> None:
+            errors.append(weakref.ref(self))
+
+    async def fail() -> None:
+        raise Failed
+
+    sent = harness.actor(fail, in_flight=1, max_retries=0).send()
+    gc.disable()
+    logging.disable(logging.CRITICAL)  # pytest keeps the records, and their exceptions
+    try:
+        harness.start()
+        # The in-memory broker keeps the exception with the dead letter.
+        wait_until(lambda: harness.broker.delete_dead("default", sent.message_id))
+        wait_until(lambda: errors and errors[0]() is None, timeout=10)
+    finally:
+        gc.enable()
+        logging.disable(logging.NOTSET)
+        harness.stop()
