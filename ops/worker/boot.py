@@ -36,7 +36,7 @@ from .signals import handle_stop_signals, stopped_before_start
 from .systemd import SystemdNotify
 from .time_limits import exceeding_time_limits
 from .trace_export import TraceExport
-from .tuning import limit_malloc_arenas, tune_garbage_collector
+from .tuning import GarbageCollection, limit_malloc_arenas, tune_garbage_collector
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -76,6 +76,7 @@ def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
         broker = get_broker()
         ping(broker, ())  # checks no queue: this worker's queues are known later
     broker.add_middleware(_WorkerBoot())
+    broker.add_middleware(GarbageCollection())
     broker.add_middleware(LateMiddleware())
     broker.add_middleware(TraceExport(get_settings().tracing))
     broker.add_middleware(SentryReports(get_settings().sentry))
