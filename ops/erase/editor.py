@@ -8,6 +8,8 @@ from typing import Any
 from dramatiq import Message
 
 from ...actors.calls import messages_in
+from ...actors.events import record_events
+from ...actors.webhooks.delivery_log import record_attempts
 from ...brokers import Entry
 from ...brokers.envelope import encode, undecodable_bytes
 from ...brokers.inspection import Deleted, Edit
@@ -18,6 +20,12 @@ from .subject import Subject
 #: Maximum number of erased jobs whose caused jobs are recognised.
 _MAX_IDS = 100_000
 _PAYLOAD = "payload"
+
+
+def _list_in(message: Message[Any]) -> Any:
+    """The payloads in a job that has several; a list in another job is one payload."""
+    many = {record_events.actor_name, record_attempts.actor_name}
+    return message.kwargs.get(_PAYLOAD) if message.actor_name in many else None
 
 
 class Editor:
@@ -40,7 +48,7 @@ class Editor:
         if isinstance(parts, list):
             kept = [part for part in parts if not self._is_part(part)]
             rest = {**message.kwargs, BATCH: kept}
-        elif isinstance(parts := message.kwargs.get(_PAYLOAD), list):
+        elif isinstance(parts := _list_in(message), list):
             kept = [part for part in parts if not self._subject.is_in(part)]
             rest = {**message.kwargs, _PAYLOAD: kept}
         else:

@@ -56,10 +56,12 @@ def email(address: str = ANN) -> Subject:
     return Subject.of_email(address)
 
 
-def add(harness: Harness, *messages: dict[str, Any], **options: Any) -> list[str]:
+def add(
+    harness: Harness, *messages: dict[str, Any], actor: str = "note", **options: Any
+) -> list[str]:
     """Enqueue messages with these arguments; return their ids."""
     made = [
-        Message(harness.queue, "note", (), kwargs, dict(options), f"job-{number}-{len(kwargs)}")
+        Message(harness.queue, actor, (), kwargs, dict(options), f"job-{number}-{len(kwargs)}")
         for number, kwargs in enumerate(messages)
     ]
     harness.actor(print, actor_name="note") if "note" not in harness.broker.actors else None
@@ -86,7 +88,7 @@ def test_jobs_are_erased_and_others_stay(broker: RedisBroker, harness: Harness) 
 
 def test_only_the_parts_about_a_person_leave_a_batch(broker: RedisBroker, harness: Harness) -> None:
     events = [{"submissionId": "s1"}, {"submissionId": "s2"}]
-    add(harness, {"payload": events})
+    add(harness, {"payload": events}, actor="record_events")
     parts = [
         {"message_id": f"p{number}", "message_timestamp": 1, "kwargs": {"payload": each}}
         for number, each in enumerate(events)
@@ -97,6 +99,14 @@ def test_only_the_parts_about_a_person_leave_a_batch(broker: RedisBroker, harnes
     places = erase(broker, check_id("submission", "s1"))
     assert (places["waiting"].found, places["waiting"].parts) == (1, 2)
     assert payloads(harness) == [{"payload": [{"submissionId": "s2"}]}, {BATCH: parts[1:]}]
+
+
+def test_a_list_that_is_one_payload_is_erased_as_a_whole(
+    broker: RedisBroker, harness: Harness
+) -> None:
+    add(harness, {"payload": [{"submissionId": "s1"}, {"name": "Ann"}]})
+    places = erase(broker, check_id("submission", "s1"))
+    assert (places["waiting"].found, places["waiting"].parts) == (1, 0)
 
 
 def test_jobs_that_an_erased_job_caused_are_erased(broker: RedisBroker, harness: Harness) -> None:
