@@ -134,6 +134,29 @@ def test_a_message_that_has_changed_since_it_was_looked_at_is_left(harness: Harn
     assert harness.broker.counts(harness.queue).waiting == 1
 
 
+@everywhere_but_rabbitmq
+def test_a_message_that_was_fetched_since_it_was_looked_at_is_left(harness: Harness) -> None:
+    ran, started, go_on = list[str](), Event(), Event()
+
+    def note(payload: str) -> None:
+        started.set()
+        go_on.wait(30)
+        ran.append(payload)
+
+    harness.actor(note).send(payload="ann")
+
+    def edit_late(_entry: Entry) -> Edit:
+        harness.start(threads=1)
+        assert started.wait(30)
+        return Deleted.DELETED
+
+    steps = list(harness.broker.inspector.edit_all(harness.queue, State.WAITING, edit_late))
+    assert not any(step.deleted for step in steps)
+    go_on.set()
+    wait_until(harness.is_empty)
+    assert ran == ["ann"]
+
+
 @rabbitmq
 def test_rabbitmq_says_which_messages_it_cannot_look_at(harness: Harness) -> None:
     # Redis and the broker in memory list all messages.
