@@ -102,6 +102,9 @@ class Container:
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd="/",
             )  # fmt: skip
         self.pid = self._first_child()
+        # Until now, process 1 is the shell that sets up, which drops signals.
+        while self.is_running() and self._program() != words[0]:
+            time.sleep(0.01)
 
     def _unprivileged(self, words: Sequence[str]) -> list[str]:
         return [*_SETPRIV, "env", "-i", *self._env, *words]
@@ -114,6 +117,12 @@ class Container:
                 return int(found[0])
             time.sleep(0.01)
         raise RuntimeError(f"{self.name} ended with {self._process.returncode}")
+
+    def _program(self) -> str:
+        try:
+            return Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+        except OSError:
+            return ""
 
     def run(self, words: Sequence[str]) -> int:
         """Run a program inside, as `docker exec` does; return its exit status."""
