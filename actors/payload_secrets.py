@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from ..config import EncryptionSettings, get_settings
 from ..core.clock import SYSTEM_CLOCK
-from ..core.encryption import KeyList, KeyMissing, NotDecryptable
+from ..core.encryption import KeyList, KeyMissing, NotDecryptable, key_id
 from ..core.errors import DeferReason, InvalidJob, NotNow
 from ..middleware.delivery import BATCH, Batch
 from .origins import current_delivery
@@ -214,6 +214,18 @@ def encrypted_message(message: Message[Any], secrets: Secrets | None) -> Message
     except InvalidJob:  # not from JSON; the broker refuses it
         return message
     return message if encrypted is call else message.copy(args=(), kwargs=encrypted)
+
+
+def reencrypted(kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Encrypt the secrets of a job again with the first key; None if that key has done it.
+
+    Raises:
+        KeyMissing, NotDecryptable: they cannot be decrypted.
+    """
+    text, keys = str(kwargs[ENCRYPTED]), payload_keys()
+    if keys.ids[:1] == (key_id(text),):
+        return None
+    return {**kwargs, ENCRYPTED: keys.encrypt(keys.decrypt(text))}
 
 
 # -- decrypt -------------------------------------------------------------------------------

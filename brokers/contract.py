@@ -42,6 +42,7 @@ class BrokerOptions:
         log_exceptions: what is told of exceptions of actors: ``message``, ``places`` or ``none``;
             None: ``places`` for formrelay's actors, ``message`` for others.
         makes_spans: whether spans are made if the program has a tracer provider of OpenTelemetry.
+        payload_key_ids: returns the ids of the keys of PAYLOAD_KEYS, for the reports of workers.
     """
 
     max_message_bytes: int = 1024 * 1024
@@ -54,6 +55,7 @@ class BrokerOptions:
     consumer_timeout: timedelta | None = None
     log_exceptions: str | None = None
     makes_spans: bool = True
+    payload_key_ids: Callable[[], tuple[str, ...]] = tuple
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import dramatiq.broker
 from dramatiq.middleware import Middleware
 
 from ..config import Settings, WorkerSettings, get_settings
+from ..core.encryption import KeyList
 from ..core.errors import ConfigError
 from ..state import find_state
 from .base import RelayBroker
@@ -28,6 +29,7 @@ def make_broker(settings: Settings) -> RelayBroker:
         BrokerRefused, BrokerUnavailable: the embedded broker cannot start.
     """
     broker, workers = settings.broker, _workers(settings)
+    keys = KeyList(lambda: settings.encryption.secret("keys"), needs="PAYLOAD_KEYS")
     options = BrokerOptions(
         max_message_bytes=broker.max_message_bytes,
         heartbeat_timeout=broker.heartbeat_timeout,
@@ -43,6 +45,7 @@ def make_broker(settings: Settings) -> RelayBroker:
         consumer_timeout=broker.rabbitmq_consumer_timeout if broker.kind == "rabbitmq" else None,
         log_exceptions=settings.logging.exceptions,
         makes_spans=settings.tracing.makes_spans,
+        payload_key_ids=lambda: _payload_key_ids(keys),
     )
     try:
         made = _make(settings, options, {worker.queue: name for name, worker in workers.items()})
@@ -140,6 +143,13 @@ def use_broker(broker: RelayBroker) -> None:
                 )
         _broker = broker
         dramatiq.set_broker(broker)
+
+
+def _payload_key_ids(keys: KeyList) -> tuple[str, ...]:
+    try:
+        return keys.ids
+    except ConfigError:  # without the package cryptography, none can be used
+        return ()
 
 
 def _workers(settings: Settings) -> dict[str, WorkerSettings]:

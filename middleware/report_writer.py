@@ -58,6 +58,7 @@ class ReportWriter:
         self._lock = Lock()
         # Protected by the lock:
         self._reports: Callable[[], WorkerReports] | None = None
+        self._key_ids: Callable[[], tuple[str, ...]] = tuple
         self._instance = ""
         self._began = 0.0
         self._recent = RecentRate(0.0)
@@ -71,7 +72,8 @@ class ReportWriter:
             self._recent = RecentRate(self._began)
 
     def start(self, broker: Any) -> None:
-        """Start the threads; ``broker`` has the reports and the inspector."""
+        """Start the threads; ``broker`` has the reports, the inspector and the options."""
+        self._key_ids = broker.options.payload_key_ids
         self._reports = broker.worker_reports
         self._writing.start()
         self._sizes.start(lambda: broker.inspector)
@@ -111,6 +113,7 @@ class ReportWriter:
             rates=self._recent.figures(now),
             sizes=self._sizes.sizes,
             problem=self._sizes.problem,
+            payload_keys=self._key_ids(),
         )
 
     def _try(self, do: Callable[[WorkerReports], None]) -> None:

@@ -54,6 +54,7 @@ def make_report(
     rates: tuple[float, float | None] = (0.0, None),
     sizes: tuple[QueueSize, ...] = (),
     problem: str = "",
+    payload_keys: tuple[str, ...] = (),
 ) -> WorkerReport:
     """Make the report of this process, which contains neither ids nor payloads.
 
@@ -65,6 +66,7 @@ def make_report(
         rates: attempts per second and the share that failed, as :class:`.RecentRate` tells.
         sizes: the sizes of the queues.
         problem: why the broker did not answer outside the consumers; empty if it did.
+        payload_keys: the ids of the keys of PAYLOAD_KEYS.
     """
     workers = list(workers)
     queues = consumed_queues(workers)
@@ -97,6 +99,7 @@ def make_report(
         sizes=sizes,
         process=process_key(),
         instance=instance,
+        payload_keys=payload_keys,
     )
 
 

@@ -99,6 +99,7 @@ class WorkerReport:
         process: the key of the process (:func:`~formrelay.core.process.process_key`); empty if the
             system has none.
         instance: a random text of the process: names repeat, above all in containers.
+        payload_keys: the ids of the keys with which it can decrypt secrets of payloads.
         has_ended: whether another worker of its machine saw that the process has ended without
             removing its report; set by the store.
         age: seconds since the report, by the store's clock; set by the store.
@@ -119,6 +120,7 @@ class WorkerReport:
     sizes: tuple[QueueSize, ...] = ()
     process: str = ""
     instance: str = ""
+    payload_keys: tuple[str, ...] = ()
     has_ended: bool = False
     age: float = 0.0
 
@@ -168,6 +170,7 @@ class WorkerReport:
             tuple(map(_size, _items(known.get("sizes"))))[:MAX_SIZES],
             process if isinstance(process, str) else "",
             instance,
+            tuple(each for each in _items(known.get("payload_keys")) if isinstance(each, str)),
             has_ended,
             age,
         )

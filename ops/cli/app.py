@@ -25,6 +25,7 @@ from .config import config
 from .dashboard import dashboard
 from .demo import demo
 from .doctor import doctor
+from .encrypt import encrypt
 from .erase import erase
 from .health import health
 from .metrics import metrics
@@ -57,6 +58,7 @@ for _command in (
     *(version, completion),
     with_imports(bounces),
     with_imports(erase),
+    with_imports(encrypt),
 ):
     app.command()(_command)
 for _name, _group in (

@@ -15,6 +15,7 @@ from ...brokers import get_broker
 from ...config import get_settings
 from ...core.errors import FormrelayError
 from ..doctor.email import check_smtp
+from ..doctor.encryption import check_encryption
 from ..doctor.endpoints import check_endpoints
 from ..doctor.finding import Finding
 from ..doctor.monitoring import check_monitoring
@@ -280,8 +281,9 @@ _CHECKS: tuple[tuple[str, Callable[..., Iterator[Finding]]], ...] = (
     ("sheets", _sheets),
     ("endpoints", check_endpoints),
     ("monitoring", check_monitoring),
+    ("encryption", check_encryption),
 )
 #: Checks that take the names of queues; None: all queues.
 _OF_QUEUES = {"queues", "dead letters"}
 #: Checks that ask the broker.
-_NEED_BROKER = {"versions", "workers", "reports", "queues", "dead letters"}
+_NEED_BROKER = {"versions", "workers", "reports", "queues", "dead letters", "encryption"}

@@ -9,6 +9,7 @@ from dramatiq import Message
 
 from ...actors.calls import messages_in
 from ...actors.events import record_events
+from ...actors.payload_secrets import readable_call
 from ...actors.webhooks.delivery_log import record_attempts
 from ...brokers import Entry
 from ...brokers.envelope import encode, undecodable_bytes
@@ -46,7 +47,8 @@ class Editor:
             return Deleted.DELETED if self._subject.is_in_bytes(data) else None
         parts, rest = message.kwargs.get(BATCH), None
         if isinstance(parts, list):
-            kept = [part for part in parts if not self._is_part(part)]
+            name = message.actor_name
+            kept = [part for part in parts if not self._is_part(part, name)]
             rest = {**message.kwargs, BATCH: kept}
         elif isinstance(parts := _list_in(message), list):
             kept = [part for part in parts if not self._subject.is_in(part)]
@@ -54,7 +56,9 @@ class Editor:
         else:
             parts = kept = []
         named = {} if rest is None else {BATCH: None, _PAYLOAD: None}
-        others = [message.args, {**message.kwargs, **named}, message.options]
+        # An address may be in the encrypted variables of an e-mail.
+        readable = readable_call(message.actor_name, message.kwargs)
+        others = [message.args, {**readable, **named}, message.options]
         if self._is_caused(message.options) or self._subject.is_in(others) or (parts and not kept):
             self._note(message.message_id)
             return Deleted.DELETED
@@ -73,11 +77,13 @@ class Editor:
             return
         yield from (job for job in jobs if is_deleted or job.message_id in self._erased_ids)
 
-    def _is_part(self, part: Any) -> bool:
+    def _is_part(self, part: Any, actor_name: str) -> bool:
         if not isinstance(part, Mapping):
             return False
-        options = part.get("options")
-        values = {"args": part.get(ARGS), "kwargs": part.get("kwargs")}
+        options, kwargs = part.get("options"), part.get("kwargs")
+        if isinstance(kwargs, Mapping):
+            kwargs = readable_call(actor_name, kwargs)
+        values = {"args": part.get(ARGS), "kwargs": kwargs}
         is_about = self._subject.is_in(values) or (
             isinstance(options, Mapping) and self._is_caused(options)
         )

@@ -19,6 +19,11 @@ def not_reached(broker: RelayBroker, settings: Settings, subject: Subject) -> It
             "jobs in flight and scheduled jobs of RabbitMQ: run the command again when they are "
             f"due (retries of webhooks: after {longest / 3600:g} h at the latest)"
         )
+    if settings.encryption.keys is not None:
+        yield (
+            "variables of e-mails that were encrypted with a key that PAYLOAD_KEYS does not have: "
+            "add the key and run the command again (formrelay doctor names missing keys)"
+        )
     if broker.state is None:
         yield (
             "suppressions, journals and results in the memory of each process, because there is no "

@@ -8,13 +8,19 @@ from typing import Any
 import orjson
 import pytest
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
 from formrelay.actors.payload_secrets import ENCRYPTED, PLACE, put_back, readable_call
 from formrelay.actors.webhooks import resources as deliveries
 from formrelay.core.encryption import key_id
 from formrelay.core.errors import InvalidJob
 from formrelay.core.failure import Reason
+from formrelay.ops.cli.app import app
+from formrelay.ops.doctor.encryption import check_encryption
+from formrelay.ops.erase.run import Erasure
+from formrelay.ops.erase.subject import Subject
 from formrelay.ops.resending import resend_webhook
+from formrelay.state.worker_reports import WorkerReport
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.config.test_state_key import new_key
@@ -260,3 +266,49 @@ def test_an_operator_edits_what_is_readable_and_the_secrets_stay(site: Site) -> 
     assert readable_call("deliver_webhook", original)["payload"]["secret"] == f"{MARK}-secret"
     encrypt(site, OTHER)
     assert readable_call("deliver_webhook", original) == original
+
+
+def test_erase_finds_an_address_in_encrypted_variables(site: Site) -> None:
+    encrypt(site)
+    email = {**jobs("")[4][1], "data": {"x": "Bob@example.com"}}
+    site.actors.send_email.send(email)
+    assert "ob@example.com" not in dumped(site)
+    erasure = Erasure(site.broker, Subject.of_email("bob@example.com"), settings=site.settings)
+    erasure.run()
+    assert erasure.places["waiting"].found == 1
+
+
+def test_a_key_is_rotated_and_then_not_needed_any_more(site: Site) -> None:
+    def encrypt_stored(*options: str) -> tuple[int, Any]:
+        done = CliRunner().invoke(app, ["encrypt", "--json", *options])
+        return done.exit_code, orjson.loads(done.stdout)
+
+    def doctor() -> list[tuple[str, str]]:
+        return [(each.state, each.says) for each in check_encryption()]
+
+    send_all(site, "https://example.com", delay=3_600_000)  # in plain text
+    assert doctor() == []
+    encrypt(site, OTHER)
+    send_all(site, "https://example.com", delay=3_600_000)
+    assert ("weak", "stored jobs have secrets in plain text: run formrelay encrypt") in doctor()
+    encrypt(site, KEY)
+    (first,) = doctor()[:1]
+    assert first[0] == "bad"
+    assert "jobs wait for the missing key" in first[1]
+    encrypt(site, KEY, OTHER)
+    number = len(jobs(""))
+    status, dry = encrypt_stored("--dry-run")
+    assert (status, dry["encrypted"]) == (1, 2 * number)
+    assert dry["left"] == [f"jobs of another key, or of none: {2 * number}"]
+    status, done = encrypt_stored()
+    assert (status, done["encrypted"], done["left"]) == (0, 2 * number, [])
+    assert done["jobs"] == [{"place": "scheduled", "key": done["first_key"], "jobs": 2 * number}]
+    assert MARK not in dumped(site)
+    encrypt(site, KEY)
+    assert doctor() == [("ok", f"key {done['first_key']} encrypts the secrets of payloads")]
+    encrypt(site, KEY, enabled=False)
+    assert [state for state, _ in doctor()] == ["weak"]
+    report = WorkerReport("host:1", "1", payload_keys=("00000000",))
+    site.broker.worker_reports().report(report)
+    says = f"these workers cannot decrypt with the first key {done['first_key']}: host:1"
+    assert doctor()[0] == ("bad", f"{says}; give them the same PAYLOAD_KEYS")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from formrelay.brokers import BrokerOptions
 from formrelay.core.broker_errors import BrokerUnavailable
 from formrelay.core.failure import Failure, Reason
 from formrelay.core.outcomes import DONE, Retry
@@ -45,6 +46,7 @@ class Broker:
     """A broker without messages; stands for its worker too."""
 
     def __init__(self) -> None:
+        self.options = BrokerOptions()
         self.reports = Reports()
         self.actors: dict[str, Any] = {}
         self.broker, self.consumers = self, dict[str, Any]()
