@@ -14,7 +14,7 @@ from .base import Section
 from .emails import Sender
 from .expected import Expected, shown
 from .secrets import secret
-from .types import Count, Decimal, Milliseconds, Seconds, Split, Takes
+from .types import Count, Decimal, MillisecondsFrom100, Seconds, Split, Takes
 from .urls import url_check
 
 #: The names of the rules; docs/alerts.md.
@@ -125,10 +125,10 @@ class MonitoringSettings(Section):
         description="Whether worker processes look for problems and send alerts: one of them, "
         "elected. `formrelay monitor` does so without workers.",
     )
-    interval: Milliseconds = Field(
+    interval: MillisecondsFrom100 = Field(
         timedelta(seconds=30),
         validation_alias="WORKER_MONITORING_INTERVAL",
-        description="Milliseconds between two looks.",
+        description="Milliseconds between two looks, at least 100.",
     )
 
 

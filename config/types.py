@@ -142,6 +142,8 @@ SecondsFromOne = Annotated[timedelta, Ge(timedelta(seconds=1)), SECONDS]
 #: A delay before an attempt.
 Delay = Annotated[timedelta, Interval(ge=_ZERO, le=LONGEST_WAIT), SECONDS]
 Milliseconds = Annotated[timedelta, Gt(_ZERO), MILLISECONDS]
+#: An interval: a number of seconds, written by mistake, would be too short.
+MillisecondsFrom100 = Annotated[timedelta, Ge(timedelta(milliseconds=100)), MILLISECONDS]
 MillisecondsOrZero = Annotated[timedelta, Ge(_ZERO), MILLISECONDS]
 Hours = Annotated[timedelta, Gt(_ZERO), HOURS]
 Days = Annotated[timedelta, Gt(_ZERO), DAYS]

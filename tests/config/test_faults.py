@@ -21,7 +21,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("API_TIMEOUT_SECONDS", "9" * 18, "a number of seconds of at most 3153600000, got '9"),
     ("HEARTBEAT_TIMEOUT", "0.5", "a number of seconds of at least 1, got '0.5'"),
     ("EMAIL_RETRY_CAP_SECONDS", "86401", "a number of seconds from 0 to 86400, got '86401'"),
-    ("WORKER_MONITORING_INTERVAL", "0", "a number of milliseconds above 0, got '0'"),
+    ("WORKER_MONITORING_INTERVAL", "30", "a number of milliseconds of at least 100, got '30'"),
     ("DEAD_LETTER_RETENTION_DAYS", "-1", "a number of days above 0, got '-1'"),
     *(
         ("EVENT_RETRY_JITTER", text, f"to be a number from 0 to 1, got '{text}'")
