@@ -139,9 +139,16 @@ class PortServer:
             about["folder"] = str(self._files.folder)
             says = "WORKER_HTTP_PORT is in use: set the same WORKER_HTTP_DIR for all workers"
         else:
-            about["error_message"] = os.strerror(error.errno) if error.errno else describe(error)
+            about["error_message"] = _reason(error)
             says = "cannot listen on WORKER_HTTP_PORT, retrying"
         logger.error(says, extra=about)
+
+
+def _reason(error: OSError) -> str:
+    """Return the system's text, without the address: that is in fields of its own."""
+    if isinstance(error, socket.gaierror):  # its numbers are none of errno's
+        return str(error.strerror)
+    return os.strerror(error.errno) if error.errno else describe(error)
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):

@@ -39,10 +39,12 @@ def port() -> int:
 
 
 @contextmanager
-def serving(port: int, folder: Path, *, starts: bool = True) -> Iterator[PortServer]:
+def serving(
+    port: int, folder: Path, *, host: str = "127.0.0.1", starts: bool = True
+) -> Iterator[PortServer]:
     files, queues = WorkerFiles(folder), QueueReader(no_broker)
     queues.start = lambda: None  # type: ignore[method-assign]
-    found = PortServer(WorkerHttpSettings(port=port), files, queues, every=SOON)
+    found = PortServer(WorkerHttpSettings(host=host, port=port), files, queues, every=SOON)
     if starts:
         found.start()
     try:
@@ -111,6 +113,17 @@ def test_a_foreign_program_on_the_port_is_logged_once_and_waited_for(
     assert vars(line)["error_message"] == "Address already in use"
     with serving(port, tmp_path) as two:
         wait_until(lambda: two.serves)
+
+
+def test_a_host_that_does_not_exist_is_named_as_such(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(1, tmp_path, host="nosuch.invalid", starts=False) as one:
+        one._take()
+    (line,) = caplog.records
+    assert vars(line)["host"] == "nosuch.invalid"
+    assert "Unknown error" not in vars(line)["error_message"]
+    assert "ame" in vars(line)["error_message"]  # "Name or service not known", or the like
 
 
 def test_workers_with_another_folder_are_told_apart(
