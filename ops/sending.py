@@ -74,6 +74,10 @@ def find_target(broker: RelayBroker, name: str) -> Target:
         types = {each: found for each, found in {**actors, **by_type}.items() if found is actor}
         return Target(f"the actor {actor.actor_name}", actor, types)
     queues = {found.queue_name for found in actors.values()}
+    if name.lstrip().startswith(("{", "[")):  # the payload, which may have secrets
+        raise ConfigError(
+            "expected the name of a queue or an actor first, got JSON: formrelay send QUEUE PAYLOAD"
+        )
     if name not in queues:
         known = f"{', '.join(sorted(queues))}; job types: {', '.join(sorted(by_type))}"
         similar = near(name, {*queues, *by_type, *actors}, most=1)

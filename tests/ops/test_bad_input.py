@@ -113,6 +113,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     ("arguments", "expected"),
     [
         (["nobody", "{}"], "expected a queue (emails, "),
+        ([' {"secret": 1}'], "a queue or an actor first, got JSON: formrelay send QUEUE PAYLOAD"),
         (["record_events", "{"], "expected the payload as JSON"),
         (["record_events", '{"type": "x"}'], "payload.0.formId: field required"),
         (["record_events", "{}", "--metadata", "5"], "record_events: "),
