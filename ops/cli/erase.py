@@ -118,7 +118,10 @@ def erase(
 def _subject(submission: str | None, form: str | None, email: str | None) -> Subject:
     given = [each for each in (submission, form, email) if each is not None]
     if len(given) != 1:
-        raise typer.BadParameter("expected one of --submission, --form and --email")
+        raise typer.BadParameter(
+            "expected exactly one of --submission, --form and --email, got "
+            f"{len(given) or 'none'}; run the command once for each"
+        )
     try:
         if email is not None:
             return Subject.of_email(_typed() if email == "-" else email)

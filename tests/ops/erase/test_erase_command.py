@@ -41,6 +41,7 @@ def test_a_person_is_erased_after_a_dry_run(shell: Shell) -> None:
 def test_wrong_use_is_refused_and_no_address_is_quoted(shell: Shell) -> None:
     for options in ((), ("--form", "f1", "--submission", "s1"), ("--form", "")):
         assert shell("erase", *options, status=2).stderr
+    assert "--email, got none; run" in " ".join(shell("erase", status=2).stderr.split())
     refused = shell("erase", "--email", "annette", status=2).stderr
     assert "expected an address" in refused
     assert "annette" not in refused
