@@ -10,13 +10,14 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from formrelay.actors.payload_secrets import ENCRYPTED, PLACE, put_back, readable_call
+from formrelay.actors.payload_secrets import ENCRYPTED, PLACE
 from formrelay.actors.webhooks import resources as deliveries
 from formrelay.core.encryption import key_id
 from formrelay.core.errors import InvalidJob
 from formrelay.core.failure import Reason
 from formrelay.ops.cli.app import app
 from formrelay.ops.doctor.encryption import check_encryption
+from formrelay.ops.editing import NotEditable, edited
 from formrelay.ops.erase.run import Erasure
 from formrelay.ops.erase.subject import Subject
 from formrelay.ops.resending import resend_webhook
@@ -253,19 +254,32 @@ def test_a_delivered_webhook_is_sent_again_without_a_key(site: Site, receiver: R
 
 def test_an_operator_edits_what_is_readable_and_the_secrets_stay(site: Site) -> None:
     encrypt(site)
-    sent = site.actors.deliver_webhook.message(webhook("https://example.com"))
-    original = orjson.loads(orjson.dumps(sent.kwargs))
+    example = webhook("https://example.com")
+    site.actors.deliver_webhook.send_with_options(args=(example,), delay=3_600_000)
+    (entry,) = site.broker.inspector.browse("webhooks", "scheduled", limit=9).entries
+    original = entry.message.kwargs
     shown = orjson.loads(orjson.dumps(original))
     assert shown["payload"]["url"]["origin"] == "https://example.com"
     shown["payload"]["headers"]["X-Token"] = "new"
     shown["payload"]["body"] = {PLACE: original["payload"]["secret"][PLACE]}
     del shown[ENCRYPTED]
-    edited = put_back(shown, original, "deliver_webhook")["payload"]
-    assert (edited["secret"], edited["headers"]["X-Token"]) == (f"{MARK}-secret", "new")
-    assert edited["body"] == shown["payload"]["body"]  # a secret goes only where it was
-    assert readable_call("deliver_webhook", original)["payload"]["secret"] == f"{MARK}-secret"
+    text = orjson.dumps({"kwargs": shown}).decode()
+    message = edited(site.broker, entry, text)
+    assert ENCRYPTED in message.kwargs
+    (job,) = site.actors.deliver_webhook.jobs_of(message)
+    assert (job.payload.url, job.payload.secret) == (example["url"], f"{MARK}-secret")
+    assert job.payload.headers == {"X-Token": "new"}
+    assert job.payload.body == shown["payload"]["body"]  # a secret goes only where it was
+    moved = orjson.loads(text)
+    moved["kwargs"]["payload"]["headers"]["X-Token"] = original["payload"]["secret"]
+    with pytest.raises(InvalidJob, match=r"payload\.headers"):
+        edited(site.broker, entry, orjson.dumps(moved).decode())
     encrypt(site, OTHER)
-    assert readable_call("deliver_webhook", original) == original
+    with pytest.raises(NotEditable, match="cannot be decrypted here"):
+        edited(site.broker, entry, text)
+    encrypt(site, enabled=False)
+    with pytest.raises(NotEditable, match="set PAYLOAD_ENCRYPTION"):
+        edited(site.broker, entry, text)
 
 
 def test_erase_finds_an_address_in_encrypted_variables(site: Site) -> None:
