@@ -8,6 +8,7 @@ jobs wait for something else than the interpreter.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -18,6 +19,9 @@ from typing import Any
 
 import dramatiq
 from dramatiq.middleware import Middleware
+from dramatiq.threading import Interrupt
+
+logger = logging.getLogger("formrelay.workers")
 
 #: Maximum expected duration of the jobs that a thread takes at once, in seconds.
 CHUNK_SECONDS = 0.002
@@ -81,7 +85,7 @@ class _Taker:
         self.done = 0
         #: Whether its jobs were expected to be short. Protected by the lock of the queue.
         self.is_short = False
-        #: Acquired while the thread waits; who releases it has removed the thread from the idle.
+        #: Acquired unless the thread was woken and has not noticed yet.
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -93,7 +97,11 @@ class WorkQueue:
     Dramatiq's.
 
     A thread takes up to two milliseconds of short jobs at once. One of them may take long all the
-    same: so while jobs wait, one idle thread looks every five milliseconds whether they move.
+    same: so while jobs wait, one idle thread looks every five milliseconds whether they move. If
+    no thread is idle, the next thread that is free looks.
+
+    Dramatiq raises errors in its threads: :class:`~dramatiq.middleware.TimeLimitExceeded` and
+    others. If a job ends in the same moment, such an error arrives in :meth:`get`.
     """
 
     def __init__(self) -> None:
@@ -111,6 +119,8 @@ class WorkQueue:
         #: The thread that was woken and has not looked for a job yet.
         self._woken: _Taker | None = None
         self._watching: _Taker | None = None
+        #: When a thread last looked for jobs behind jobs that take long.
+        self._looked = 0.0
 
     # -- what Dramatiq calls -------------------------------------------------------
 
@@ -119,9 +129,7 @@ class WorkQueue:
         with self._lock:
             self._add(item)
             self._put += 1
-            woken = self._next_to_wake()
-        if woken is not None:
-            woken.wake.release()
+            self._wake_next()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the next item.
@@ -139,11 +147,24 @@ class WorkQueue:
         except AttributeError:
             me = self._new_taker()
         try:
-            item = me.chunk.popleft()
-        except IndexError:
-            return self._take(me, timeout)
-        me.count += 1
-        return item
+            try:
+                item = me.chunk.popleft()
+            except IndexError:
+                return self._take(me, timeout)
+            me.count += 1
+            return item
+        except Empty:
+            raise
+        except BaseException as error:
+            with self._lock:
+                self._stop_waiting(me)
+            if not isinstance(error, Interrupt):
+                raise
+            logger.warning(
+                "an interrupt came after the end of its job; the thread continues",
+                extra={"error_type": type(error).__name__},
+            )
+            raise Empty from None
 
     def get_nowait(self) -> Any:
         """Take an item, one that another thread has taken and not started if there is no other.
@@ -201,23 +222,22 @@ class WorkQueue:
         self._learn(me)
         now = time.monotonic()
         until = math.inf if timeout is None else now + timeout
-        was_woken, seen = True, None
+        seen = None
         while True:
             with self._lock:
-                self._stop_waiting(me, was_woken)
-                is_stuck = seen is not None and self._is_stuck(seen, now)
-                if self._ready and (is_stuck or self._is_wanted()):
+                self._stop_waiting(me)
+                if now - self._looked > STUCK_SECONDS / 2:
+                    self._take_back(now)
+                if self._ready and (seen == self._taken or self._is_wanted()):
                     item = self._take_chunk(me)
-                    woken = self._next_to_wake()
+                    self._wake_next()
                     break
                 if now >= until:
                     raise Empty
                 seen = self._start_waiting(me, seen)
             wait = until - now if seen is None else min(STUCK_SECONDS, until - now)
-            was_woken = me.wake.acquire(timeout=min(wait, threading.TIMEOUT_MAX))
+            me.wake.acquire(timeout=min(wait, threading.TIMEOUT_MAX))
             now = time.monotonic()
-        if woken is not None:
-            woken.wake.release()
         me.cpu_began = time.thread_time()
         return item
 
@@ -273,17 +293,18 @@ class WorkQueue:
             self._ready = dict(sorted(self._ready.items()))
         (level.appendleft if first else level.append)(item)
 
-    def _next_to_wake(self) -> _Taker | None:
-        """The waiting thread to wake now: for the next job, or to watch the jobs that wait."""
+    def _wake_next(self) -> None:
+        """Wake a waiting thread: for the next job, or to watch the jobs that wait."""
         if self._woken is not None:
-            return None  # when it has taken its job, it wakes the next
+            return  # when it has taken its job, it wakes the next
         if self._ready and self._is_wanted():
             self._woken = self._idle.pop() if self._idle else self._watching
             if self._woken is self._watching:
                 self._watching = None
         elif self._idle and self._watching is None and self._has_jobs():
             self._woken = self._idle.pop()
-        return self._woken
+        if self._woken is not None:
+            self._woken.wake.release()
 
     def _start_waiting(self, me: _Taker, seen: int | None) -> int | None:
         """Let a thread wait.
@@ -298,11 +319,10 @@ class WorkQueue:
         self._idle.append(me)
         return None
 
-    def _stop_waiting(self, me: _Taker, was_woken: bool) -> None:
+    def _stop_waiting(self, me: _Taker) -> None:
         if self._woken is me:
             self._woken = None
-            if not was_woken:
-                me.wake.acquire()  # woken after its wait had timed out
+            me.wake.acquire(blocking=False)  # if it was woken after its wait had timed out
         elif self._watching is me:
             self._watching = None
         elif me in self._idle:
@@ -314,22 +334,15 @@ class WorkQueue:
             taker.is_short = False
             self._short -= 1
 
-    def _is_stuck(self, seen: int, now: float) -> bool:
-        """Take back the jobs of threads whose job takes long.
-
-        Args:
-            seen: number of chunks that had been taken at the last look.
-
-        Returns:
-            Whether no chunk was taken since.
-        """
+    def _take_back(self, now: float) -> None:
+        """Take back the jobs of threads whose job takes long, which count as short no longer."""
+        self._looked = now
         for taker in self._takers:
-            if taker.chunk and now - taker.began > STUCK_SECONDS:
+            if (taker.is_short or taker.chunk) and now - taker.began > STUCK_SECONDS:
                 self._no_longer_short(taker)
                 with suppress(IndexError):
                     while True:
                         self._add(taker.chunk.pop(), first=True)
-        return seen == self._taken
 
     def _has_jobs(self) -> bool:
         return bool(self._ready) or any(taker.chunk for taker in self._takers)

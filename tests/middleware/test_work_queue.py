@@ -10,10 +10,12 @@ from queue import Empty
 
 import pytest
 from dramatiq.common import iter_queue
+from dramatiq.middleware import TimeLimitExceeded
+from dramatiq.threading import raise_thread_exception
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formrelay.middleware.work_queue import WorkQueue
+from formrelay.middleware.work_queue import WorkQueue, _Costs
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -83,6 +85,12 @@ def put_short(queue: WorkQueue, number: int) -> None:
     """Put jobs by which the queue learns that the jobs of the actor are short."""
     for _ in range(number):
         queue.put(Item(Job()))
+
+
+def expect_short(queue: WorkQueue) -> None:
+    """Make the queue expect that the jobs of the actor are short."""
+    costs = queue._costs["act"] = _Costs()
+    costs.took = costs.cpu = 1e-5
 
 
 def test_the_lowest_priority_is_first_and_then_the_oldest(queue: WorkQueue) -> None:
@@ -184,6 +192,78 @@ def test_short_jobs_run_beside_long_jobs_of_all_other_threads(
     put_short(queue, 100)
     wait_until(lambda: len(threads.ran) == 2_100)
     may_end.set()
+
+
+def test_jobs_behind_a_job_that_takes_long_run_though_no_thread_is_ever_idle(
+    queue: WorkQueue, threads: Threads
+) -> None:
+    began, gate, others_ran = threading.Semaphore(0), threading.Event(), threading.Event()
+    found: list[bool] = []
+
+    def busy() -> None:
+        others_ran.wait(0.01)
+        if not found:
+            queue.put(Item(Job(busy, actor_name="busy")))
+
+    for _ in range(3):
+        queue.put(Item(Job(lambda: began.release() or gate.wait(TOO_LONG), actor_name="gate")))
+    threads.start(3)
+    for _ in range(3):
+        assert began.acquire(timeout=TOO_LONG)
+    expect_short(queue)
+    queue.put(Item(Job(lambda: found.append(others_ran.wait(TOO_LONG))), -1))
+    queue.put(Item(Job(others_ran.set), -1))  # taken together with the first
+    queue.put(Item(Job(), -1))
+    for _ in range(12):
+        queue.put(Item(Job(busy, actor_name="busy")))
+    gate.set()
+    wait_until(lambda: not queue.unfinished_tasks, timeout=2 * TOO_LONG)
+    assert found == [True]
+
+
+def test_threads_whose_job_takes_long_no_longer_count_as_threads_for_short_jobs(
+    queue: WorkQueue, threads: Threads
+) -> None:
+    threads.start(4)
+    expect_short(queue)
+    may_end = threading.Event()
+    for _ in range(2):
+        began = threading.Event()
+        queue.put(Item(Job(lambda began=began: began.set() or may_end.wait(TOO_LONG))))
+        assert began.wait(TOO_LONG)
+    put_short(queue, 20)
+    wait_until(lambda: len(threads.ran) == 20)
+    wait_until(lambda: queue.put(Item(Job())) or queue._short == 0, timeout=TOO_LONG / 2)
+    may_end.set()
+
+
+def test_an_interrupt_that_comes_after_its_job_ends_no_thread(
+    queue: WorkQueue, threads: Threads
+) -> None:
+    interrupted = threading.Event()
+
+    def work() -> None:
+        while threads.running:
+            try:
+                item = queue.get(timeout=TOO_LONG)
+            except Empty:
+                interrupted.set()
+                continue
+            item.message.run()
+            queue.task_done()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    wait_until(lambda: queue._idle)
+    for _ in range(2):
+        interrupted.clear()
+        raise_thread_exception(thread.ident, TimeLimitExceeded)  # raised when the thread wakes
+        queue.put(Item(Job()))
+        assert interrupted.wait(TOO_LONG)
+        wait_until(lambda: not queue.unfinished_tasks)
+    queue.put(Item(Job(lambda: setattr(threads, "running", False))))
+    thread.join(TOO_LONG)
+    assert not thread.is_alive()
 
 
 def test_what_stopped_threads_have_not_started_can_be_taken(queue: WorkQueue) -> None:
