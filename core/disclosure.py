@@ -1,4 +1,4 @@
-"""What logs, dead letters and pages tell of an exception of an attempt (``LOG_EXCEPTIONS``).
+"""Which details of an exception logs, dead letters and pages contain (``LOG_EXCEPTIONS``).
 
 The only code that turns an exception of an actor into text.
 """
@@ -16,7 +16,7 @@ _MAX_TEXT = 20_000
 
 
 class Detail(StrEnum):
-    """What is told of an exception, besides its type."""
+    """The details of an exception that may be written, besides its type."""
 
     MESSAGE = "message"
     PLACES = "places"
@@ -25,13 +25,14 @@ class Detail(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Disclosure:
-    """What is told of the exceptions of an actor.
+    """Which details of an actor's exceptions may be written.
 
     Attributes:
         detail: ``MESSAGE``: text and places; ``PLACES``: places; ``NONE``: only the type.
         is_of_formrelay: whether the actor is formrelay's. The text of formrelay's errors contains
-            no payload values, so it is always told. An actor of the program may raise these errors
-            with any text: then only text of errors that formrelay's code raised is told.
+            no payload values, so it is always written. An actor of the program may raise these
+            errors with any text: then only the text of errors that formrelay's code raised is
+            written.
     """
 
     detail: Detail = Detail.PLACES
@@ -39,11 +40,11 @@ class Disclosure:
 
     @property
     def has_places(self) -> bool:
-        """Whether the places in the code are told."""
+        """Whether the places in the code may be written."""
         return self.detail is not Detail.NONE
 
     def text(self, error: BaseException) -> str:
-        """The text of an exception, or its type if its text is not told or empty."""
+        """The text of an exception, or its type if its text is empty or must not be written."""
         if self.detail is Detail.MESSAGE:
             return _text(error) or type_name(error)
         if self.is_of_formrelay or _is_raised_by_formrelay(error):
@@ -56,11 +57,11 @@ class Disclosure:
         return kind if text == kind else f"{kind}: {text}"
 
     def brief(self, error: BaseException) -> str:
-        """The text of an error of formrelay, which says what it is; type and text of another."""
+        """The text of an error of formrelay, which names the problem; type and text of another."""
         return self.text(error) if isinstance(error, FormrelayError) else self.line(error)
 
 
-#: Of exceptions outside of an attempt.
+#: For exceptions outside of an attempt.
 DEFAULT = Disclosure()
 
 

@@ -18,8 +18,8 @@
     └── PartsFailed             some parts of a batch failed, each with its own error
 
 Messages of these errors never contain payload values or secrets, because they are written to
-logs and dead letters. Of a foreign exception only its type is written (:func:`describe`); what is
-written of an exception of an actor is decided in :mod:`.disclosure`.
+logs and dead letters. Of a foreign exception only its type is written (:func:`describe`);
+:mod:`.disclosure` decides which details of an actor's exception are written.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Failure:
     Attributes:
         reason: the kind of failure.
         error: type of the exception, ``module.QualName``.
-        message: text, as far as :class:`.disclosure.Disclosure` tells it.
+        message: text, as far as :class:`.disclosure.Disclosure` permits it.
         at: time of the failure, ISO 8601 in UTC.
         attempt: number of the failed attempt, from 1; 0 if the message was never tried.
         worker: ``host:pid`` of the process.
@@ -83,24 +83,24 @@ class Failure:
         reason: Reason,
         attempt: int,
         now: float,
-        told: Disclosure = DEFAULT,
+        disclosure: Disclosure = DEFAULT,
     ) -> Failure:
         """Make the record of an attempt that raised ``error``.
 
         Args:
             now: unix time in seconds.
-            told: what is told of the errors of the actor.
+            disclosure: what may be written about errors of the actor.
         """
         return cls(
             reason=reason,
             error=type_name(error),
-            message=_cut(told.text(error)),
+            message=_cut(disclosure.text(error)),
             at=iso(now),
             attempt=attempt,
             worker=worker_name(),
             code=_code_of(error),
-            where=frames(error) if told.has_places else (),
-            causes=tuple(_causes(error, told)),
+            where=frames(error) if disclosure.has_places else (),
+            causes=tuple(_causes(error, disclosure)),
         )
 
     @classmethod
@@ -152,7 +152,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
 
 
-def _causes(error: BaseException, told: Disclosure) -> Iterator[str]:
+def _causes(error: BaseException, disclosure: Disclosure) -> Iterator[str]:
     """Describe the errors that led to an error."""
     seen = {id(error)}
     for _ in range(_MAX_CAUSES):
@@ -161,7 +161,7 @@ def _causes(error: BaseException, told: Disclosure) -> Iterator[str]:
         if cause is None or id(cause) in seen:
             return
         seen.add(id(cause))
-        yield told.line(cause)[:_MAX_CAUSE]
+        yield disclosure.line(cause)[:_MAX_CAUSE]
         error = cause
 
 

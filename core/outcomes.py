@@ -64,7 +64,7 @@ def classify(
     policy: RetryPolicy,
     now: float,
     asked: timedelta | None = None,
-    told: Disclosure = DEFAULT,
+    disclosure: Disclosure = DEFAULT,
 ) -> Outcome:
     """Decide the outcome of an attempt.
 
@@ -74,12 +74,12 @@ def classify(
         policy: the actor's retry policy.
         now: unix time in seconds.
         asked: the wait that the actor asked for, instead of the policy's.
-        told: what is told of the errors of the actor.
+        disclosure: what may be written about errors of the actor.
     """
 
     def failure(reason: Reason) -> Failure:
         assert error is not None
-        return Failure.of(error, reason=reason, attempt=attempt, now=now, told=told)
+        return Failure.of(error, reason=reason, attempt=attempt, now=now, disclosure=disclosure)
 
     if error is None:
         return DONE
@@ -87,12 +87,12 @@ def classify(
         return Dead(failure(Reason.NOT_RETRIED))
     match error:
         case NotNow():
-            return Defer(min(error.after, LONGEST_WAIT), told.text(error), error.reason)
+            return Defer(min(error.after, LONGEST_WAIT), disclosure.text(error), error.reason)
         case SinkUnavailable() | SinkBusy() | SinkUnready() if not policy.count_unavailable:
             if policy.unavailable_backoff is not None:
                 policy = policy.but(backoff=policy.unavailable_backoff)
             wait = policy.wait_before(attempt + 1, at_least=error.retry_after)
-            return Defer(wait, told.text(error), _reason(error))
+            return Defer(wait, disclosure.text(error), _reason(error))
         case InvalidJob():
             return Dead(failure(Reason.INVALID))
         case SinkPermanent():
@@ -123,7 +123,7 @@ def undecided(
     attempt: int,
     now: float,
     policy: RetryPolicy | None = None,
-    told: Disclosure = DEFAULT,
+    disclosure: Disclosure = DEFAULT,
 ) -> Retry | Dead:
     """Make the outcome of an attempt for which :func:`classify` raised: a failed attempt.
 
@@ -133,13 +133,15 @@ def undecided(
         attempt: the number of this attempt, from 1.
         now: unix time in seconds.
         policy: the actor's retry policy; None for the default policy.
-        told: what is told of the errors of the actor.
+        disclosure: what may be written about errors of the actor.
     """
     policy = policy or RetryPolicy()
     reason = Reason.UNDECIDED
-    failure = Failure.of(error or fault, reason=reason, attempt=attempt, now=now, told=told)
-    where = "".join(f" in {frame}" for frame in frames(fault)[-1:] if told.has_places)
-    why = f"the outcome could not be decided: {told.brief(fault)}{where}"
+    failure = Failure.of(
+        error or fault, reason=reason, attempt=attempt, now=now, disclosure=disclosure
+    )
+    where = "".join(f" in {frame}" for frame in frames(fault)[-1:] if disclosure.has_places)
+    why = f"the outcome could not be decided: {disclosure.brief(fault)}{where}"
     failure = replace(failure, message=f"{failure.message}; {why}" if error else why)
     if attempt >= min(policy.max_attempts, _MAX_UNDECIDED):
         return Dead(failure)

@@ -31,24 +31,24 @@ class _Batch:
 
 
 #: The job of an attempt: its id (None for a batch of several messages), the options of its
-#: message, what is told of its exceptions, and the batch. Not its payload, which a task that the
+#: message, the disclosure of its exceptions, and the batch. Not its payload, which a task that the
 #: actor leaves behind would keep in memory. A plain tuple, since one is made for each job.
 _Job: TypeAlias = tuple[str | None, dict[str, Any], Disclosure, _Batch | None]
 _running: ContextVar[_Job | None] = ContextVar("formrelay_running_job", default=None)
 
 
-def enter_job(delivery: Delivery, told: Disclosure) -> None:
+def enter_job(delivery: Delivery, disclosure: Disclosure) -> None:
     """Note that the actor of a delivery is about to run in this context.
 
     Of several messages in a batch, none is known to be the cause of what the actor sends.
     """
     if isinstance(delivery, Batch):
         if len(delivery.parts) != 1:
-            _running.set((None, {}, told, _Batch(delivery)))
+            _running.set((None, {}, disclosure, _Batch(delivery)))
             current_trace.set(None)
             return
         delivery = delivery.parts[0]
-    _running.set((delivery.message_id, delivery.options, told, None))
+    _running.set((delivery.message_id, delivery.options, disclosure, None))
     current_trace.set(trace_of(delivery.message))
 
 
@@ -92,6 +92,6 @@ def part_trace(message: dramatiq.Message[Any]) -> TraceContext | None:
 
 
 def disclosure_here() -> Disclosure | None:
-    """What is told of exceptions of the attempt that runs here; None outside of attempts."""
+    """The disclosure of the attempt that runs here; None outside of attempts."""
     running = _running.get()
     return None if running is None else running[2]

@@ -1,4 +1,4 @@
-"""What is told of the exceptions of each actor: the option ``log_exceptions``."""
+"""The disclosure of each actor's exceptions: the option ``log_exceptions``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTION = "log_exceptions"
 
 
 def make_disclosure(actor: dramatiq.Actor[Any, Any], setting: str | None) -> Disclosure:
-    """Decide what is told of the exceptions of an actor.
+    """Decide which details of an actor's exceptions may be written.
 
     Args:
         setting: LOG_EXCEPTIONS; None if it is not set.
@@ -38,7 +38,7 @@ def make_disclosure(actor: dramatiq.Actor[Any, Any], setting: str | None) -> Dis
 
 
 def disclosure_of(broker: dramatiq.Broker, actor_name: str) -> Disclosure:
-    """What is told of the exceptions of an actor; the default for an unknown actor."""
+    """Return the disclosure of an actor's exceptions; the default for an unknown actor."""
     actor = broker.actors.get(actor_name)
     found = None if actor is None else actor.options.get(OPTION)
     return found if isinstance(found, Disclosure) else DEFAULT

@@ -163,7 +163,7 @@ def decide(
     if error is None:
         return DONE
     attempt = attempt or delivery.attempt
-    told = disclosure_of(broker, delivery.actor_name)
+    disclosure = disclosure_of(broker, delivery.actor_name)
     policy: RetryPolicy | None = None
     try:
         policy = policy_of(broker, delivery.actor_name, delivery.options)
@@ -171,12 +171,16 @@ def decide(
             # The worker is stopping: defer the job without using an attempt.
             return Defer(_AFTER_SHUTDOWN, "the worker was stopping", DeferReason.STOPPING)
         asked = _asked_delay(error)
-        return classify(error, attempt=attempt, policy=policy, now=now, asked=asked, told=told)
+        return classify(
+            error, attempt=attempt, policy=policy, now=now, asked=asked, disclosure=disclosure
+        )
     except Exception as fault:
         # For example, a custom backoff or should_retry raised. Logged without a traceback, which
         # would contain the text of the job's error.
-        _log_undecided(delivery, told.brief(fault))
-        return undecided(error, fault, attempt=attempt, now=now, policy=policy, told=told)
+        _log_undecided(delivery, disclosure.brief(fault))
+        return undecided(
+            error, fault, attempt=attempt, now=now, policy=policy, disclosure=disclosure
+        )
 
 
 def without_outcome(delivery: Delivery, now: float) -> Retry | Dead:

@@ -56,16 +56,16 @@ def _as_json_slowly(fields: Mapping[str, Any]) -> bytes:
 
 
 class LineFormatter(OrjsonFormatter):
-    """Our field names; exceptions are reduced to what may be told of them.
+    """Our field names; exceptions are reduced to the details that may be written.
 
     Args:
-        told: what is told of exceptions outside of attempts.
+        disclosure: what may be written about exceptions outside of attempts.
     """
 
-    def __init__(self, encode: Encode = as_json, told: Disclosure = DEFAULT) -> None:
+    def __init__(self, encode: Encode = as_json, disclosure: Disclosure = DEFAULT) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
         self.encode = encode
-        self._told = told
+        self._disclosure = disclosure
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
@@ -102,9 +102,9 @@ class LineFormatter(OrjsonFormatter):
         error = ei[1]
         if error is None:
             return ""
-        told = disclosure_here() or self._told
+        disclosure = disclosure_here() or self._disclosure
         return " < ".join(
-            [told.brief(error), *(reversed(frames(error)) if told.has_places else ())]
+            [disclosure.brief(error), *(reversed(frames(error)) if disclosure.has_places else ())]
         )
 
 
@@ -120,8 +120,8 @@ def setup_logging(settings: LoggingSettings) -> None:
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(logging.StreamHandler())
-    told = Disclosure(Detail(settings.exceptions)) if settings.exceptions else DEFAULT
-    formatter = LineFormatter(encoder(settings), told)
+    disclosure = Disclosure(Detail(settings.exceptions)) if settings.exceptions else DEFAULT
+    formatter = LineFormatter(encoder(settings), disclosure)
     for handler in root.handlers:
         handler.setFormatter(formatter)
     root.setLevel(settings.effective_level)

@@ -1,4 +1,4 @@
-"""What is told of an exception: text, places or the type alone."""
+"""The details of an exception that are written: text, places or the type alone."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ SECRET = "SECRET-VALUE"
 OWN = {detail: Disclosure(detail, is_of_formrelay=False) for detail in Detail}
 
 
-def failure(error: Exception, told: Disclosure) -> Failure:
+def failure(error: Exception, disclosure: Disclosure) -> Failure:
     try:
         try:
             raise KeyError(SECRET)
         except KeyError as cause:
             raise error from cause
     except Exception as caught:
-        return Failure.of(caught, reason=Reason.NOT_RETRIED, attempt=1, now=0, told=told)
+        return Failure.of(
+            caught, reason=Reason.NOT_RETRIED, attempt=1, now=0, disclosure=disclosure
+        )
 
 
 @pytest.mark.parametrize(
-    ("told", "message", "has_places", "cause"),
+    ("disclosure", "message", "has_places", "cause"),
     [
         (DEFAULT, "ValueError", True, "KeyError"),
         (OWN[Detail.MESSAGE], SECRET, True, f"KeyError: '{SECRET}'"),
@@ -34,9 +36,9 @@ def failure(error: Exception, told: Disclosure) -> Failure:
     ],
 )
 def test_a_failure_has_what_is_told(
-    told: Disclosure, message: str, has_places: bool, cause: str
+    disclosure: Disclosure, message: str, has_places: bool, cause: str
 ) -> None:
-    found = failure(ValueError(SECRET), told)
+    found = failure(ValueError(SECRET), disclosure)
     assert (found.error, found.message) == ("ValueError", message)
     assert bool(found.where) is has_places
     assert found.causes == (cause,)
@@ -54,8 +56,8 @@ def test_an_actor_of_ones_own_may_raise_formrelays_errors_with_any_text() -> Non
 def test_the_text_of_an_error_that_formrelay_raised_is_told_always() -> None:
     with pytest.raises(FormrelayError) as caught:
         decode(b"[]", queue_name="q", job_types={})
-    for told in OWN.values():
-        assert told.text(caught.value) == "expected a JSON object, got a list"
+    for disclosure in OWN.values():
+        assert disclosure.text(caught.value) == "expected a JSON object, got a list"
 
 
 class Odd(Exception):
