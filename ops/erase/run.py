@@ -24,7 +24,7 @@ from ...middleware.idempotency import once_and_key
 from ...state import make_suppressions
 from ...state.redis.erasing import JOURNALS, StoreEraser
 from .attempt_rows import erase_attempts
-from .editor import Editor
+from .message_eraser import MessageEraser
 from .subject import Subject
 
 #: Names of places beside the states of jobs and those of :class:`StoreEraser`.
@@ -90,11 +90,11 @@ class Erasure:
     is_stopped: bool = False
     settings: Settings = field(default_factory=get_settings)
     _lists_in_flight: bool = True
-    _editor: Editor = field(init=False)
+    _editor: MessageEraser = field(init=False)
     _eraser: StoreEraser | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self._editor = Editor(self.subject)
+        self._editor = MessageEraser(self.subject)
         if self.broker.state is not None:
             address = self.subject.value if self.subject.kind == "email" else None
             self._eraser = StoreEraser(

@@ -29,7 +29,7 @@ def _list_in(message: Message[Any]) -> Any:
     return message.kwargs.get(_PAYLOAD) if message.actor_name in many else None
 
 
-class Editor:
+class MessageEraser:
     """Edits messages for one erasure.
 
     A job that an erased job caused is erased too: an e-mail about a submission may not name it.
