@@ -14,6 +14,7 @@ import dramatiq
 from .. import __version__
 from ..core.failure import worker_name
 from ..core.process import process_key
+from ..core.throttle import Throttle
 from ..state.worker_reports import (
     MAX_PROBLEM,
     MAX_QUEUES,
@@ -63,7 +64,7 @@ def make_report(
         running: the deliveries whose actor runs.
         uptime: seconds since the first worker started.
         instance: a random text of the process.
-        rates: attempts per second and the share that failed, as :class:`.RecentRate` tells.
+        rates: attempts per second, and the share of failed attempts, 0 to 1; None without attempts.
         sizes: the sizes of the queues.
         problem: why the broker did not answer outside the consumers; empty if it did.
         payload_keys: the ids of the keys of PAYLOAD_KEYS.
@@ -82,7 +83,6 @@ def make_report(
     ]
     jobs.sort(key=lambda job: -job.seconds)
     consumers = running_consumers(workers)
-    problems = (each.problem for each in consumers)
     return WorkerReport(
         worker_name(),
         __version__,
@@ -93,7 +93,7 @@ def make_report(
         tuple(jobs[:MAX_RUNNING]),
         _paused_sinks(workers),
         round(longest_stall(consumers), 1),
-        next((each for each in problems if each), problem)[:MAX_PROBLEM],
+        first_problem(consumers) or problem[:MAX_PROBLEM],
         rate=round(rates[0], 3),
         error_rate=None if rates[1] is None else round(rates[1], 4),
         sizes=sizes,
@@ -108,15 +108,19 @@ def consumed_queues(workers: Iterable[dramatiq.Worker]) -> list[str]:
     return sorted({queue for worker in workers for queue in list(worker.consumers)})
 
 
-def _paused_sinks(workers: Iterable[dramatiq.Worker]) -> tuple[PausedSink, ...]:
-    throttles = {
+def throttles_of(workers: Iterable[dramatiq.Worker]) -> set[Throttle]:
+    """The throttles of the actors whose queues the workers consume."""
+    return {
         throttle
         for worker in workers
         for actor in list(worker.broker.actors.values())
         if actor.queue_name in worker.consumers
         and (throttle := actor.options.get("throttle")) is not None
     }
-    paused = [each for each in throttles if each.is_failing or each.open_for()]
+
+
+def _paused_sinks(workers: Iterable[dramatiq.Worker]) -> tuple[PausedSink, ...]:
+    paused = [each for each in throttles_of(workers) if each.is_failing or each.open_for()]
     return tuple(
         PausedSink(each.sink, round(each.open_for().total_seconds(), 1), each.is_failing)
         for each in sorted(paused, key=lambda each: each.sink)
@@ -128,6 +132,12 @@ def running_consumers(workers: Iterable[dramatiq.Worker]) -> list[HasProgress]:
     threads = [thread for worker in workers for thread in list(worker.consumers.values())]
     found: list[Any] = [each.consumer for each in threads if each.running and not each.paused]
     return [each for each in found if isinstance(each, HasProgress) and not each.is_closing]
+
+
+def first_problem(consumers: Iterable[HasProgress]) -> str:
+    """Why a consumer cannot use the broker, at most :data:`MAX_PROBLEM` characters; else empty."""
+    problems = (each.problem for each in consumers)
+    return next((each for each in problems if each), "")[:MAX_PROBLEM]
 
 
 def longest_stall(consumers: Iterable[HasProgress]) -> float:

@@ -124,7 +124,7 @@ class _Metrics(Collector):
 
 
 def _queue_metrics(figures: QueueFigures) -> Iterator[Metric]:
-    """The metrics from the broker. What it does not tell is left out."""
+    """The metrics from the broker, without the values that it does not provide."""
     jobs, oldest = _gauge(names.QUEUE_JOBS), _gauge(names.QUEUE_OLDEST)
     due_jobs, backlog = _gauge(names.QUEUE_DUE_JOBS), _gauge(names.QUEUE_BACKLOG_JOBS)
     due = figures.due or {}

@@ -23,7 +23,7 @@ from weakref import WeakSet
 import orjson
 
 from ...core.errors import ConfigError
-from .snapshot import Counts, Snapshot, State, add_counts, counts_from_json, counts_to_json
+from .snapshot import Counts, ProcessState, Snapshot, add_counts, counts_from_json, counts_to_json
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -56,7 +56,7 @@ class Ended:
         self.ids.add(snapshot.id)
         self.starts += 1
         self.crashes += not snapshot.has_ended
-        self.recycles += snapshot.state is State.RECYCLED
+        self.recycles += snapshot.state is ProcessState.RECYCLED
         add_counts(self.counts, snapshot.counts)
 
 
@@ -79,7 +79,7 @@ class Machine:
     recycles: int
 
 
-class Locked:
+class LockedFile:
     """An open file with an exclusive lock, until :meth:`close` or the end of the process.
 
     A forked process closes its copy, so that it does not hold the lock for its parent.
@@ -101,7 +101,7 @@ class Locked:
             os.close(fd)
 
 
-_locked: WeakSet[Locked] = WeakSet()
+_locked: WeakSet[LockedFile] = WeakSet()
 
 
 def _in_child() -> None:
@@ -126,12 +126,12 @@ class WorkerFiles:
         self.folder = folder
         self._lock = Lock()
         #: While this process serves the port, it merges.
-        self._port: Locked | None = None
+        self._port: LockedFile | None = None
         _make_private(folder)
 
     # -- of this process ---------------------------------------------------------------
 
-    def register(self, snapshot: Snapshot) -> Locked:
+    def register(self, snapshot: Snapshot) -> LockedFile:
         """Add a process: write its first snapshot, and lock its file.
 
         Raises:
@@ -143,7 +143,7 @@ class WorkerFiles:
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
         path.rename(self.folder / f"{snapshot.id}{_ALIVE}")
-        return Locked(fd)
+        return LockedFile(fd)
 
     def write(self, snapshot: Snapshot) -> None:
         """Replace the snapshot of a process.
@@ -153,8 +153,8 @@ class WorkerFiles:
         """
         self._replace(f"{snapshot.id}{_JSON}", snapshot.to_bytes())
 
-    def make_again(self) -> None:
-        """Make the folder again if it was removed, as programs that clean up old files do.
+    def ensure_folder(self) -> None:
+        """Make the folder again if a program that cleans up old files has removed it.
 
         Raises:
             OSError: the folder cannot be made.
@@ -187,7 +187,7 @@ class WorkerFiles:
             except BlockingIOError:
                 os.close(fd)
                 return False
-            self._port = Locked(fd)
+            self._port = LockedFile(fd)
             return True
 
     def leave_port(self) -> None:
@@ -235,7 +235,7 @@ class WorkerFiles:
         return live
 
     def _snapshots(self, merged: set[str]) -> tuple[list[Snapshot], list[Snapshot]]:
-        """Read the snapshots of the live processes, and of those that ended and are not merged."""
+        """Read the snapshots of the live processes, and of ended processes that are not merged."""
         live: list[Snapshot] = []
         dead: list[Snapshot] = []
         for path in sorted(self._paths(_ALIVE)):

@@ -1,7 +1,7 @@
 """The names of all metrics, with their types, labels and help texts.
 
-Names are public: dashboards and rules depend on them. Units and suffixes are those of Prometheus'
-naming rules (https://prometheus.io/docs/practices/naming/): base units, ``_total`` for counters.
+Names are public: dashboards and rules depend on them. Units and suffixes follow Prometheus' naming
+rules (https://prometheus.io/docs/practices/naming/): base units, ``_total`` for counters.
 
 Every worker machine exports the metrics of its processes, which are to be added up. The metrics of
 queues come from the broker, and each machine exports the same values: use ``max by (queue)``.

@@ -19,25 +19,30 @@ from ...core.errors import describe
 from ...core.exit_reason import exit_reason
 from ...core.periodic import Periodic
 from ...core.process import current_pid
-from ...middleware.worker_report import longest_stall, resident_memory, running_consumers
-from .collecting import open_breakers, process_counts, sink_breakers
-from .files import Locked, WorkerFiles
+from ...middleware.worker_report import (
+    consumed_queues,
+    first_problem,
+    longest_stall,
+    resident_memory,
+    running_consumers,
+)
+from .files import LockedFile, WorkerFiles
+from .process_counts import open_breakers, process_counts, sink_breakers
 from .queues import QueueReader
 from .server import PortServer
-from .snapshot import Counts, Snapshot, State, subtract_counts
+from .snapshot import Counts, ProcessState, Snapshot, subtract_counts
 
 logger = logging.getLogger("formrelay.workers")
 
 #: Time between two snapshots, and between two tries to take over the port.
 _WRITE_EVERY, _TAKE_EVERY = timedelta(seconds=5), timedelta(seconds=1)
-_MAX_PROBLEM = 300
 
 
 class WorkerHttp(Middleware):
     """Writes a snapshot of this process every five seconds, and tries to serve the port.
 
     Args:
-        settings: have a port.
+        settings: settings with a port.
         broker_kind: ``redis``, ``rabbitmq`` or ``embedded``.
 
     Raises:
@@ -56,8 +61,8 @@ class WorkerHttp(Middleware):
         # Protected by the lock:
         self._pid = 0
         self._id, self._started = "", 0.0
-        self._state = State.ENDED
-        self._locked: Locked | None = None
+        self._state = ProcessState.ENDED
+        self._locked: LockedFile | None = None
         self._is_failing = False
         #: The counts of workers that ended earlier in this process.
         self._before: Counts = {}
@@ -73,7 +78,7 @@ class WorkerHttp(Middleware):
                 self._pid, self._before = current_pid(), {}
             self._broker = broker
             self._id = f"{current_pid()}-{secrets.token_hex(6)}"
-            self._started, self._state = time.time(), State.READY
+            self._started, self._state = time.time(), ProcessState.READY
             self._write()
         self._writing.start()
         self._server = PortServer(
@@ -84,7 +89,7 @@ class WorkerHttp(Middleware):
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         if self._workers == [worker]:
             with self._lock:
-                self._state = State.STOPPING
+                self._state = ProcessState.STOPPING
                 self._write()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
@@ -94,7 +99,9 @@ class WorkerHttp(Middleware):
             return
         self._writing.stop()
         with self._lock:
-            self._state = State.RECYCLED if exit_reason() == "recycled" else State.ENDED
+            self._state = (
+                ProcessState.RECYCLED if exit_reason() == "recycled" else ProcessState.ENDED
+            )
             self._write()
             self._before = process_counts(broker)
             if self._locked is not None:
@@ -107,15 +114,14 @@ class WorkerHttp(Middleware):
 
     def _write_again(self) -> None:
         with self._lock:
-            if self._state is not State.ENDED and self._state is not State.RECYCLED:
+            if self._state is not ProcessState.ENDED and self._state is not ProcessState.RECYCLED:
                 self._write()
 
     def _write(self) -> None:
         """Write a snapshot. If that fails, the next call tries again, and jobs run on."""
         snapshot = self._snapshot()
         try:
-            # A program that cleans up old files may have removed the folder.
-            self.files.make_again()
+            self.files.ensure_folder()
             if self._locked is None or not self._locked.exists:
                 self._locked = self.files.register(snapshot)
             else:
@@ -131,7 +137,7 @@ class WorkerHttp(Middleware):
     def _snapshot(self) -> Snapshot:
         assert self._broker is not None
         consumers = running_consumers(self._workers)
-        queues = sorted({queue for worker in self._workers for queue in list(worker.consumers)})
+        queues = consumed_queues(self._workers)
         return Snapshot(
             id=self._id,
             pid=current_pid(),
@@ -144,10 +150,10 @@ class WorkerHttp(Middleware):
             monotonic=time.monotonic(),
             state=self._state,
             stalled=round(longest_stall(consumers), 1),
-            problem=next((each.problem for each in consumers if each.problem), "")[:_MAX_PROBLEM],
+            problem=first_problem(consumers),
             memory_bytes=resident_memory(),
             queues=tuple(queues),
-            paused=sink_breakers(self._broker, queues),
+            paused=sink_breakers(self._workers),
             breakers_open=open_breakers(),
             counts=subtract_counts(process_counts(self._broker, queues), self._before),
         )

@@ -39,8 +39,8 @@ class QueueFigures:
         counts: of each declared queue; empty if they are not known.
         due: number of scheduled jobs of each queue that are due, and that are due within
             :data:`SOON`, the due jobs included; None if this broker does not tell.
-        scheduled_in_all: scheduled jobs of all queues together, if the broker cannot count those of
-            each queue.
+        scheduled_in_all: scheduled jobs of all queues together, if the broker cannot count them by
+            queue.
         problem: why the broker could not be read; empty if it could.
     """
 

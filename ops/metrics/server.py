@@ -27,7 +27,7 @@ logger = logging.getLogger("formrelay.workers")
 
 #: Maximum number of requests at a time; further connections are closed.
 _MAX_REQUESTS = 16
-#: Maximum size of a request's head in bytes, and of the seconds until it has arrived.
+#: Maximum size of a request's head in bytes, and maximum seconds until it has arrived.
 _MAX_HEAD, _HEAD_SECONDS = 8_192, 5.0
 #: Seconds between two log lines about a port that cannot be used.
 _LOG_EVERY = 3_600.0

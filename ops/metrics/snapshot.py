@@ -1,4 +1,4 @@
-"""What a worker process says about itself, in a file: its state, and what it has counted."""
+"""The snapshot of a worker process, which it writes into a file: its state and its counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Rows: TypeAlias = dict[tuple[str, ...], list[float]]
 Counts: TypeAlias = dict[str, Rows]
 
 
-class State(StrEnum):
+class ProcessState(StrEnum):
     """The state of a worker process."""
 
     READY = "ready"
@@ -62,7 +62,7 @@ class Snapshot:
     started: float
     at: float
     monotonic: float
-    state: State = State.READY
+    state: ProcessState = ProcessState.READY
     stalled: float = 0.0
     problem: str = ""
     memory_bytes: int | None = None
@@ -85,12 +85,12 @@ class Snapshot:
     @property
     def is_ready(self) -> bool:
         """Whether it fetches messages."""
-        return self.state is State.READY
+        return self.state is ProcessState.READY
 
     @property
     def has_ended(self) -> bool:
         """Whether it ended as it should."""
-        return self.state in (State.ENDED, State.RECYCLED)
+        return self.state in (ProcessState.ENDED, ProcessState.RECYCLED)
 
     def to_bytes(self) -> bytes:
         """Convert to JSON."""
@@ -116,8 +116,8 @@ class Snapshot:
             raise ValueError(f"expected a snapshot, got another object ({error})") from None
 
 
-def _state(value: Any) -> State:
-    return State(value) if value in State._value2member_map_ else State.READY
+def _state(value: Any) -> ProcessState:
+    return ProcessState(value) if value in ProcessState._value2member_map_ else ProcessState.READY
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def counts_from_json(data: Any) -> Counts:
 
 
 def add_counts(total: Counts, more: Counts) -> None:
-    """Add ``more`` to ``total``. What is above :data:`MAX_ROWS` rows of a kind is left out."""
+    """Add ``more`` to ``total``, without the rows of a kind above :data:`MAX_ROWS`."""
     for kind, rows in more.items():
         into = total.setdefault(kind, {})
         for key, row in rows.items():
@@ -147,7 +147,7 @@ def add_counts(total: Counts, more: Counts) -> None:
 
 
 def subtract_counts(counts: Counts, before: Counts) -> Counts:
-    """Return ``counts`` without what was counted ``before``."""
+    """Return ``counts`` minus the counts ``before``."""
     return {
         kind: {
             key: _sums(row, [-number for number in before.get(kind, {}).get(key, ())])

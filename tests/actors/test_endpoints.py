@@ -15,7 +15,7 @@ from formrelay.actors.webhooks.limiter import EndpointLimiter
 from formrelay.actors.webhooks.registry import Changes, DisableRules, MemoryRegistry, Position
 from formrelay.actors.webhooks.registry_sync import RegistrySync
 from formrelay.core.failure import Reason
-from formrelay.ops.metrics.collecting import open_breakers
+from formrelay.ops.metrics.process_counts import open_breakers
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.middleware.lines import Lines

@@ -23,7 +23,7 @@ from formrelay.ops.metrics.files import WorkerFiles
 from formrelay.ops.metrics.pages import PAGES
 from formrelay.ops.metrics.queues import QueueReader
 from formrelay.ops.metrics.server import PortServer
-from formrelay.ops.metrics.snapshot import Snapshot, State
+from formrelay.ops.metrics.snapshot import ProcessState, Snapshot
 from tests.ops.metrics.processes import Process, snapshot
 from tests.support.waiting import wait_until
 
@@ -32,7 +32,7 @@ def process(what: str) -> Snapshot:
     """What a process says of itself now."""
     match what:
         case "stopping":
-            return snapshot("2-a", state=State.STOPPING)
+            return snapshot("2-a", state=ProcessState.STOPPING)
         case "stopped by a signal":
             return snapshot("3-a", monotonic=time.monotonic() - 25)
         case "stuck":

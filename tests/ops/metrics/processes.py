@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from formrelay.core.durations import BIN_COUNT
-from formrelay.ops.metrics.files import Locked, WorkerFiles
-from formrelay.ops.metrics.snapshot import Counts, Snapshot, State
+from formrelay.ops.metrics.files import LockedFile, WorkerFiles
+from formrelay.ops.metrics.snapshot import Counts, ProcessState, Snapshot
 
 
 def jobs(done: float = 0, retry: float = 0, seconds: float = 0.0) -> list[float]:
@@ -39,14 +39,14 @@ class Process:
     def __init__(self, files: WorkerFiles, id: str, counts: Counts | None = None) -> None:
         self.files = files
         self.snapshot = snapshot(id, counts)
-        self.lock: Locked = files.register(self.snapshot)
+        self.lock: LockedFile = files.register(self.snapshot)
 
     def write(self, **values: Any) -> None:
         """Write another snapshot."""
         self.snapshot = replace(self.snapshot, **values)
         self.files.write(self.snapshot)
 
-    def end(self, state: State = State.ENDED) -> None:
+    def end(self, state: ProcessState = ProcessState.ENDED) -> None:
         """End as it should, or be replaced."""
         self.write(state=state)
         self.lock.close()

@@ -14,7 +14,7 @@ import pytest
 
 from formrelay.core.errors import ConfigError
 from formrelay.ops.metrics.files import Machine, WorkerFiles
-from formrelay.ops.metrics.snapshot import MAX_ROWS, Snapshot, State, add_counts
+from formrelay.ops.metrics.snapshot import MAX_ROWS, ProcessState, Snapshot, add_counts
 from tests.ops.metrics.processes import Process, jobs, snapshot
 
 KEY = ("q", "a")
@@ -71,7 +71,7 @@ def test_two_hundred_recycled_processes_leave_their_counts_and_no_files(files: W
         if number % 20 == 0:
             process.crash()
         else:
-            process.end(State.RECYCLED)
+            process.end(ProcessState.RECYCLED)
         if number % 10 == 9:
             files.read()
             sizes.append(sum(path.stat().st_size for path in files.folder.iterdir()))
@@ -223,10 +223,12 @@ def test_rows_are_limited_when_processes_of_many_versions_are_merged() -> None:
 def test_a_snapshot_is_read_as_it_was_written() -> None:
     counts = {"jobs": {KEY: jobs(3)}, "dropped_lines": {(): [4.0]}}
     values = {"paused": {"api": True}, "queues": ("q",), "memory_bytes": 5, "problem": "no broker"}
-    one = snapshot("7-ff", counts, state=State.STOPPING, stalled=31.0, breakers_open=2, **values)
+    one = snapshot(
+        "7-ff", counts, state=ProcessState.STOPPING, stalled=31.0, breakers_open=2, **values
+    )
     assert Snapshot.from_bytes(one.to_bytes()) == one
     newer = one.to_bytes().replace(b'"stopping"', b'"other"').replace(b"{", b'{"new":[1],', 1)
-    assert Snapshot.from_bytes(newer).state is State.READY
+    assert Snapshot.from_bytes(newer).state is ProcessState.READY
 
 
 def test_the_folder_is_private(tmp_path: Path) -> None:
@@ -248,7 +250,7 @@ def test_a_removed_folder_is_made_again(files: WorkerFiles) -> None:
     assert process.lock.exists
     shutil.rmtree(files.folder)
     assert not process.lock.exists
-    files.make_again()
+    files.ensure_folder()
     assert files.take_port()
     assert names(files) == {"port.lock"}
     assert stat.S_IMODE(files.folder.stat().st_mode) == 0o700

@@ -15,7 +15,7 @@ from formrelay.core.errors import SinkUnavailable
 from formrelay.core.throttle import Throttle
 from formrelay.ops.metrics.files import WorkerFiles
 from formrelay.ops.metrics.process import WorkerHttp
-from formrelay.ops.metrics.snapshot import State
+from formrelay.ops.metrics.snapshot import ProcessState
 from formrelay.testing import MemoryBroker
 from tests.support.harness import Harness
 from tests.support.servers.base import free_port
@@ -87,7 +87,7 @@ def test_the_last_counts_of_a_worker_are_kept_and_count_once(
     for number in (1, 2):  # a worker may be started again in its process
         harness.start()
         (live,) = files.read().live
-        assert (live.state, live.queues, live.is_ready) == (State.READY, ("q",), True)
+        assert (live.state, live.queues, live.is_ready) == (ProcessState.READY, ("q",), True)
         assert live.memory_bytes
         work(harness, 3)
         harness.stop()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import dramatiq
 
 from ...core.log_writer import dropped_lines
 from ...core.request_times import request_counts
+from ...middleware.worker_report import throttles_of
 from .snapshot import Counts
 
 
 def process_counts(broker: dramatiq.Broker, queues: Collection[str] = ()) -> Counts:
     """Return all counts of this process, by kind.
 
-    Besides those of :meth:`.OutcomeCounts.totals`: ``requests`` by sink and result (the sum and the
+    The kinds of :meth:`.OutcomeCounts.totals`, ``requests`` by sink and result (the sum and the
     bins of the durations), and ``dropped_lines``.
 
     Args:
@@ -28,15 +29,10 @@ def process_counts(broker: dramatiq.Broker, queues: Collection[str] = ()) -> Cou
     return counts
 
 
-def sink_breakers(broker: dramatiq.Broker, queues: Collection[str]) -> dict[str, bool]:
-    """Return whether the breaker of each sink of the queues' actors is open or half-open."""
-    throttles = {
-        throttle
-        for actor in list(broker.actors.values())
-        if actor.queue_name in queues and (throttle := actor.options.get("throttle")) is not None
-    }
+def sink_breakers(workers: Iterable[dramatiq.Worker]) -> dict[str, bool]:
+    """Return whether the breaker of each sink of the workers' actors is open or half-open."""
     found: dict[str, bool] = {}
-    for each in throttles:
+    for each in throttles_of(workers):
         found[each.sink] = found.get(each.sink, False) or each.is_failing
     return found
 
