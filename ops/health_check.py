@@ -21,7 +21,7 @@ from .output import join_names
 from .probes import answers_within
 from .reachability import connect_to_api, is_embedded_clickhouse, problem_of
 from .status_json import workers_to_json
-from .worker_states import FAILING, WorkerState, jobs, problems, unread
+from .worker_states import FAILING, WorkerState, jobs, problems, without_worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Health:
     Attributes:
         parts: a result for each part.
         workers: the worker processes as JSON; None if they are not known.
-        problems: what does not work, as :func:`.worker_states.problems` tells it.
+        problems: what does not work, from :func:`.worker_states.problems`.
     """
 
     parts: list[CheckResult] = field(default_factory=list)
@@ -158,7 +158,7 @@ def workers_result(workers: list[dict[str, Any]] | str, *, only_here: bool) -> C
 
     Args:
         workers: the worker processes as JSON, or why they are not known.
-        only_here: whether they are those of this machine.
+        only_here: whether they are the workers of this machine only.
     """
     if isinstance(workers, str):
         return CheckResult("workers", not only_here, f"not known: {workers}")
@@ -196,14 +196,14 @@ def check_queues(
         queues: the queues to check; None checks every queue that can be listed.
 
     Returns:
-        The result, and the queues that nobody reads.
+        The result, and the queues with jobs that no live worker consumes.
     """
     counts = broker.inspector.counts_of(broker.inspector.queues() if queues is None else queues)
     try:
         consumed = broker.inspector.consumed({each.queue for each in counts})
     except NotAvailable:
         return queues_result(counts, None), []
-    return queues_result(counts, consumed), unread(counts, consumed)
+    return queues_result(counts, consumed), without_worker(counts, consumed)
 
 
 def queues_result(counts: Sequence[QueueCounts], consumed: Collection[str] | None) -> CheckResult:
@@ -218,7 +218,7 @@ def queues_result(counts: Sequence[QueueCounts], consumed: Collection[str] | Non
         return CheckResult("queues", True, "; ".join([f"{len(counts)} known", *notes]))
     stuck = [
         f"{each.queue} ({jobs(each):,} job{'' if jobs(each) == 1 else 's'})"
-        for each in unread(counts, consumed)
+        for each in without_worker(counts, consumed)
     ]
     empty = [
         each.queue

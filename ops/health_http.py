@@ -26,7 +26,7 @@ _WAIT, _SHARED = 3.0, 2.0
 
 
 def add_health_pages() -> None:
-    """Add the pages to those of the port, before it is served."""
+    """Add the probes and the health to the pages of the port, before it is served."""
     reader = HealthReader(get_broker)
     PAGES["/livez"] = _livez
     PAGES["/readyz"] = _readyz

@@ -1,6 +1,6 @@
-"""What the worker processes of this machine say in the folder of WORKER_HTTP_PORT.
+"""Reads the snapshots of this machine's worker processes in the folder of WORKER_HTTP_PORT.
 
-It needs no broker and no store, so it also tells of a worker that can reach neither.
+Needs no broker and no store, so it also finds a worker that can reach neither.
 """
 
 from __future__ import annotations

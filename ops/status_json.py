@@ -33,7 +33,7 @@ def worker_to_json(
     """Return a worker process. None means not available on this broker.
 
     Args:
-        here: what a live process of this machine says of itself; None: not known.
+        here: the snapshot of the process, if it runs on this machine and is alive.
     """
     now, timeout = broker.clock.time(), broker.options.heartbeat_timeout
     if worker.last_heartbeat is None:  # the broker lists only workers that are connected
@@ -55,7 +55,7 @@ def worker_to_json(
 
 
 def _reported(report: WorkerReport | None) -> dict[str, Any]:
-    """Return what a worker reported of itself; None for a worker that does not report."""
+    """Return the report of a worker; None for each value of a worker that does not report."""
     if report is None:
         return dict.fromkeys(_REPORTED)
     return {
@@ -90,7 +90,7 @@ def _size_to_json(size: QueueSize) -> dict[str, Any]:
 
 
 def workers_to_json(broker: RelayBroker) -> list[dict[str, Any]]:
-    """Return the worker processes, by the broker, their reports and, of this machine, their files.
+    """Return the worker processes that the broker, a report or a snapshot of this machine names.
 
     Raises:
         NotAvailable: no worker of this machine is known, and the broker does not list them.
@@ -112,7 +112,7 @@ def workers_to_json(broker: RelayBroker) -> list[dict[str, Any]]:
 
 
 def _from_snapshot(now: float, here: Snapshot) -> WorkerInfo:
-    """Return a worker of which only this machine tells."""
+    """Return a worker that is known from its snapshot alone."""
     uptime = max(0.0, here.at - here.started)
     about = WorkerReport(
         here.name,

@@ -7,9 +7,9 @@ from typing import Any
 from ..brokers import NotAvailable, RelayBroker
 from ..config import get_settings
 from .status_json import list_workers, queue_to_json
-from .worker_states import problems, unread
+from .worker_states import problems, without_worker
 
-#: The answer of a server whose broker is down, beside ``status`` and ``error``.
+#: The answer while the broker is down, beside ``status`` and ``error``.
 NOTHING_KNOWN: dict[str, Any] = {
     "broker": None,
     "queues": None,
@@ -21,8 +21,8 @@ NOTHING_KNOWN: dict[str, Any] = {
 def worker_health(broker: RelayBroker) -> dict[str, Any]:
     """Return the workers, the queues, and what does not work. Contains no payload.
 
-    ``status`` is ``ok``, or ``degraded`` if there are problems. Each problem has a ``kind``, which
-    tells apart what happened (:mod:`.worker_states`).
+    ``status`` is ``ok``, or ``degraded`` if there are problems. The ``kind`` of a problem is a
+    state of :mod:`.worker_states`.
 
     Raises:
         BrokerError: the broker does not answer.
@@ -32,7 +32,7 @@ def worker_health(broker: RelayBroker) -> dict[str, Any]:
     workers = list_workers(broker)
     try:
         consumed = inspector.consumed({each.queue for each in counts})
-        stuck = unread(counts, consumed)
+        stuck = without_worker(counts, consumed)
     except NotAvailable:
         consumed, stuck = None, []
     found = problems(workers or [], stuck)

@@ -1,7 +1,7 @@
-"""Tells apart why a worker process does not work, and which queues nobody reads.
+"""Decides why a worker process does not work, and which queues have jobs but no worker.
 
-What is known comes from the heartbeats of the broker and from the reports of the workers. On the
-machine of a worker, its process and its snapshot for WORKER_HTTP_PORT are looked up too.
+Uses the heartbeats of the broker and the reports of the workers; on the machine of a worker, also
+its process and its snapshot for WORKER_HTTP_PORT.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class WorkerState(StrEnum):
     NO_BROKER = "no_broker"
     #: The process ended without saying so: it was killed, or crashed.
     DIED = "died"
-    #: It does not report, and nobody on its machine says why.
+    #: It does not report, and no process of its machine knows why.
     SILENT = "silent"
 
 
 #: The state of a queue with jobs that no live worker consumes, beside the states of workers.
 NO_WORKER = "no_worker"
-#: States that need somebody. Others run the jobs of a worker that died, and a silent worker may be
-#: one of a machine that was removed.
+#: States in which somebody has to act. If a worker died, other workers run its jobs; a silent
+#: worker may have run on a machine that was removed.
 FAILING = frozenset((WorkerState.HANGS, WorkerState.NO_BROKER))
 
 
@@ -58,12 +58,12 @@ _SILENT = SILENT_AFTER.total_seconds()
 def judge(
     worker: WorkerInfo, now: float, heartbeat_timeout: float, here: Snapshot | None = None
 ) -> Judgement:
-    """Tell the state of a worker process.
+    """Decide the state of a worker process.
 
     Args:
         now: Unix seconds, by this machine's clock.
         heartbeat_timeout: seconds after which a worker without a heartbeat counts as dead.
-        here: what a live process of this machine says of itself; None: not known.
+        here: the snapshot of the process, if it runs on this machine and is alive.
     """
     report, last = worker.report, worker.last_heartbeat
     if here is not None and (judged := judge_snapshot(here)).state is not WorkerState.OK:
@@ -84,7 +84,7 @@ def judge(
 
 
 def judge_snapshot(here: Snapshot) -> Judgement:
-    """Tell the state of a live process of this machine by what it says of itself."""
+    """Decide the state of a live process of this machine from its snapshot."""
     if here.age > _SILENT:
         why = f"its process runs, but has done nothing for {age(here.age)}"
         return Judgement(WorkerState.HANGS, why)
@@ -123,8 +123,8 @@ def _silent(report: WorkerReport) -> Judgement:
             return Judgement(WorkerState.SILENT, f"{since}: {says}")
 
 
-def unread(counts: Iterable[QueueCounts], consumed: Iterable[str]) -> list[QueueCounts]:
-    """The queues with jobs that nobody reads; a paused queue is none of them.
+def without_worker(counts: Iterable[QueueCounts], consumed: Iterable[str]) -> list[QueueCounts]:
+    """The queues with jobs that no live worker consumes, except paused queues.
 
     Args:
         consumed: names of the queues that live workers consume.
@@ -145,7 +145,7 @@ def problems(
 
     Args:
         workers: the worker processes as JSON (:func:`.status_json.worker_to_json`).
-        stuck: the queues that nobody reads.
+        stuck: the queues of :func:`without_worker`.
     """
     found: list[dict[str, Any]] = [
         {"kind": each["state"], "worker": each["name"] or each["id"], "why": each["why"]}

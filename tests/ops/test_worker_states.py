@@ -13,7 +13,7 @@ import pytest
 
 from formrelay.brokers import QueueCounts, WorkerInfo
 from formrelay.core.process import process_key
-from formrelay.ops.worker_states import WorkerState, judge, problems, unread
+from formrelay.ops.worker_states import WorkerState, judge, problems, without_worker
 from formrelay.state.worker_reports import WorkerReport
 from tests.ops.metrics.processes import snapshot
 from tests.support.waiting import wait_until
@@ -83,7 +83,7 @@ def test_problems_have_a_kind_and_name_the_worker_or_the_queue() -> None:
         QueueCounts("due", 0, 2, 0, 0),
         QueueCounts("unread", 3, None, 0, 0),
     ]
-    assert problems(workers, unread(counts, {"read"})) == [
+    assert problems(workers, without_worker(counts, {"read"})) == [
         {"kind": "hangs", "worker": "i", "why": "it does nothing"},
         {"kind": "no_worker", "queue": "due", "why": "2 jobs and no live worker"},
         {"kind": "no_worker", "queue": "unread", "why": "3 jobs and no live worker"},
