@@ -3,7 +3,7 @@
 Dramatiq's own is a :class:`queue.PriorityQueue`: each job is handed over alone, and wakes a thread.
 While jobs are short, that costs more than the jobs, because the threads compete for the
 interpreter. Here a thread takes several short jobs at once, and more threads are woken only while
-jobs wait for something else than the interpreter.
+jobs wait for anything but the interpreter.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WorkQueues(Middleware):
 
 
 class _Costs:
-    """Averages of the jobs of an actor, in seconds: how long they take, and of the interpreter."""
+    """Average wall-clock and CPU time of the jobs of an actor, in seconds."""
 
     __slots__ = ("cpu", "took")
 
@@ -70,7 +70,7 @@ class _Costs:
 
 
 class _Taker:
-    """A thread that takes jobs, and what it has taken."""
+    """A thread of the worker, with the jobs that it has taken."""
 
     __slots__ = ("actor", "began", "chunk", "count", "cpu_began", "done", "is_short", "wake")
 
@@ -167,7 +167,7 @@ class WorkQueue:
             raise Empty from None
 
     def get_nowait(self) -> Any:
-        """Take an item, one that another thread has taken and not started if there is no other.
+        """Take the next item; if none waits, an item that another thread has not started yet.
 
         Raises:
             queue.Empty: there is none.
@@ -227,7 +227,7 @@ class WorkQueue:
             with self._lock:
                 self._stop_waiting(me)
                 if now - self._looked > STUCK_SECONDS / 2:
-                    self._take_back(now)
+                    self._take_back_chunks(now)
                 if self._ready and (seen == self._taken or self._is_wanted()):
                     item = self._take_chunk(me)
                     self._wake_next()
@@ -256,7 +256,7 @@ class WorkQueue:
     # -- with the lock -------------------------------------------------------------
 
     def _is_wanted(self) -> bool:
-        """Whether one more thread shall take the next job, which is there."""
+        """Whether one more thread is to take the next job; needs a waiting job."""
         costs = self._costs.get(_actor(self._first()[0]))
         return costs is None or not costs.is_short or self._short < costs.threads(self._short)
 
@@ -310,7 +310,7 @@ class WorkQueue:
         """Let a thread wait.
 
         Returns:
-            the number of chunks that were taken until now, if it shall watch; else None.
+            The number of chunks taken until now, if the thread is to watch; None otherwise.
         """
         is_quiet = seen == self._taken and not self._has_jobs()
         if self._watching is None and (self._has_jobs() or (seen is not None and not is_quiet)):
@@ -334,8 +334,11 @@ class WorkQueue:
             taker.is_short = False
             self._short -= 1
 
-    def _take_back(self, now: float) -> None:
-        """Take back the jobs of threads whose job takes long, which count as short no longer."""
+    def _take_back_chunks(self, now: float) -> None:
+        """Take back the unstarted jobs of threads whose current job takes long.
+
+        Such a thread no longer counts as a thread with short jobs.
+        """
         self._looked = now
         for taker in self._takers:
             if (taker.is_short or taker.chunk) and now - taker.began > STUCK_SECONDS:
