@@ -39,7 +39,7 @@ class BrokerOptions:
             although its worker is alive; None: never.
         concurrency: maximum number of messages that one process runs at a time, by queue name;
             other queues are limited by the number of threads.
-        log_exceptions: what is told of exceptions of actors: ``message``, ``places`` or ``none``;
+        log_exceptions: details of actors' exceptions in logs: ``message``, ``places`` or ``none``;
             None: ``places`` for formrelay's actors, ``message`` for others.
         makes_spans: whether spans are made if the program has a tracer provider of OpenTelemetry.
         payload_key_ids: returns the ids of the keys of PAYLOAD_KEYS, for the reports of workers.
@@ -99,7 +99,7 @@ class BrokerContract(dramatiq.Broker, ABC):
     Attributes:
         queues: names of the queues that are declared in this process.
         is_stopping: whether the worker of this process is stopping and starts no more messages.
-        is_draining: whether the consumers deliver no more messages, and put back those that have
+        is_draining: whether the consumers deliver no more messages, and put back messages that have
             not started: the worker is stopping, or is finishing its messages before it stops.
         middleware_version: another object after each change of the middleware.
         job_types: actor name by job type, for plain jobs.

@@ -30,7 +30,7 @@ class EditStep:
         looked_at: number of messages that were looked at.
         deleted: the messages that were deleted, or would be.
         replaced: the messages that got another body, or would get one.
-        is_complete: whether no further messages are behind those that could be looked at.
+        is_complete: whether every message in this state could be looked at.
     """
 
     looked_at: int

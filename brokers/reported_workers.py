@@ -51,8 +51,8 @@ def with_reports(
 ) -> list[WorkerInfo]:
     """Add the reports to listed workers, by name, and the workers that only report.
 
-    The broker forgets a worker that was killed, and RabbitMQ does not list one that has lost its
-    connection.
+    The broker forgets a worker that was killed, and RabbitMQ does not list a worker that has lost
+    its connection.
 
     Args:
         now: Unix seconds, by this machine's clock.

@@ -199,7 +199,7 @@ def _history(
     now: float,
     batch: Batch | None = None,
 ) -> dict[str, Any]:
-    """Return the options with what is known of the attempts of a message, this attempt included.
+    """Return the options with the history of a message's attempts, this attempt included.
 
     Args:
         batch: the batch that the message was a part of. Attempts of a stored batch were attempts

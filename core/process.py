@@ -1,4 +1,4 @@
-"""The id of this process, by which code notices a fork, and what has become of other processes."""
+"""The id of this process, by which code notices a fork, and whether other processes still run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class Fate(StrEnum):
-    """What has become of a process."""
+    """Whether a process runs, is stopped or has ended."""
 
     RUNS = "runs"
-    #: Stopped by a signal or a debugger: it runs no code, and goes on when it is told to.
+    #: Stopped by a signal or a debugger: it runs no code until it is continued.
     STOPPED = "stopped"
     ENDED = "ended"
     #: It ran on another machine, in another container, or the system does not say.

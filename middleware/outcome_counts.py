@@ -23,7 +23,7 @@ from ..state.history import MAX_GROUPS, OTHER, Tally
 
 #: The outcomes in the order in which they are counted.
 OUTCOMES = ("done", "retry", "dead", "defer")
-#: The label of all actors that are not declared or above the maximum, and of such error types.
+#: The label of undeclared actors, and of actors and error types above the maximum.
 OTHER_LABEL = "other"
 #: Maximum number of actors and of error types with a label of their own.
 MAX_ACTORS, MAX_ERROR_TYPES = 100, 50

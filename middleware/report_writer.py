@@ -88,7 +88,7 @@ class ReportWriter:
             self._reports = None
 
     def count(self, tallies: Iterable[Tally]) -> None:
-        """Add what was counted since the last call to the rate."""
+        """Add the counts since the last call to the rate."""
         with self._lock:
             self._recent.add(self._clock.monotonic(), tallies)
 

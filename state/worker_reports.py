@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from ..core.clock import SYSTEM_CLOCK, Clock
 
 #: Age of the last report from which a worker is silent: it was killed, hangs, or cannot reach the
-#: store. Also the time without a look for messages from which a consumer hangs. Four reports may be
-#: missed, and with the interval of reports, both are known within 30 s.
+#: store. Also how long a consumer may not look for messages before it counts as hanging. Four
+#: reports may be missed, and both are known within 30 s, including the interval of reports.
 SILENT_AFTER = timedelta(seconds=20)
 #: How long the last report of a worker is kept.
 KEEP = timedelta(minutes=10)

@@ -192,7 +192,7 @@ class RabbitInspector(Inspector):
         if state is not State.DEAD and not (is_waiting and not dry_run):
             raise NotAvailable(f"looking at {state.replace('_', ' ')} messages")
         if is_waiting and self._client.topology.max_priority:
-            # Moved messages would come back before those of a lower priority.
+            # Moved messages would come back before messages of a lower priority.
             raise NotAvailable("looking at the waiting messages of a queue with priorities")
         if not self._may_exist(queue):
             return

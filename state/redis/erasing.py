@@ -87,7 +87,7 @@ class StoreEraser(ScriptStore):
     def forget_jobs(
         self, ids: Sequence[str], journals: Sequence[str], names: Sequence[str], keys: Sequence[str]
     ) -> None:
-        """Delete what is stored about jobs that were erased.
+        """Delete results, journals and idempotency results of jobs that were erased.
 
         Args:
             ids: ids of the jobs, which name their results.
