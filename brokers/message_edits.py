@@ -1,4 +1,4 @@
-"""What an inspector does to messages that it looks at: keep, replace or delete each."""
+"""Edits of messages: an inspector keeps, replaces or deletes each message that it looks at."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Deleted(Enum):
     DELETED = "deleted"
 
 
-#: What becomes of a message: None if it stays unchanged, DELETED, or its new body.
+#: The edit of a message: None to keep it, DELETED, or its new body.
 Edit: TypeAlias = bytes | Literal[Deleted.DELETED] | None
-#: Decides what becomes of a message.
+#: Decides the edit of a message.
 Editor: TypeAlias = Callable[[Entry], Edit]
 
 

@@ -72,7 +72,7 @@ def doctor(
 
 
 def _findings(queues: list[str] | None) -> list[Finding]:
-    """Run the checks at once, those that ask the broker only if it answers."""
+    """Run the checks at once; the checks of the broker only if it answers."""
     unused = _unused_sinks(queues)
     checks = {
         name: partial(check, queues) if name in _OF_QUEUES else check

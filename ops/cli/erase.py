@@ -1,4 +1,4 @@
-"""``formrelay erase``: delete what is stored about a person."""
+"""``formrelay erase``: delete the stored data of a person."""
 
 from __future__ import annotations
 

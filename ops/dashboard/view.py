@@ -75,7 +75,7 @@ class Site:
         tasks: replays and deletes many dead letters in threads.
         rates: success rates of webhook endpoints.
         failed_logins: failed logins by address.
-        health: what the health of the workers is.
+        health: the health of the workers, at most two seconds old.
     """
 
     access: Access

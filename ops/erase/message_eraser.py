@@ -1,4 +1,4 @@
-"""Decides what of a message is erased: all of it, some of its parts, or nothing."""
+"""Decides whether a message is erased as a whole, in part, or not at all."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class MessageEraser:
         self._erased_ids: set[str] = set()
 
     def edit(self, entry: Entry) -> Edit:
-        """Return what becomes of a message: None if it stays, DELETED, or its new body."""
+        """Return the edit of a message: None to keep it, DELETED, or its new body."""
         message = entry.message
         data = undecodable_bytes(message)
         if data is not None:

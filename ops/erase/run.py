@@ -1,4 +1,4 @@
-"""Erases a person place by place, and reports what was found where."""
+"""Erases a person from each place, and reports the numbers for each place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .attempt_rows import erase_attempts
 from .message_eraser import MessageEraser
 from .subject import Subject
 
-#: Names of places beside the states of jobs and those of :class:`StoreEraser`.
+#: Names of places, besides the states of jobs and the places of :class:`StoreEraser`.
 KEPT, SUPPRESSIONS, DELIVERY_LOG = "kept_webhooks", "suppressions", "delivery_log"
 IN_FLIGHT = str(State.IN_FLIGHT)
 #: The states that are edited, in an order in which few messages are missed: a job that fails goes
@@ -40,14 +40,14 @@ _PAGE = 500
 
 @dataclass(slots=True)
 class Place:
-    """What was found in one place.
+    """The result for one place.
 
     Attributes:
         looked_at: number of messages or values.
         found: number that was erased, or that a dry run found.
         parts: number of messages of which only parts were erased.
-        open: number of journals of e-mails that are not over, and stay.
-        note: what was not reached, and why; empty if all was.
+        open: number of journals that are kept, because their e-mails may still be sent to others.
+        note: which part was not reached, and why; empty if every part was.
         is_complete: whether nothing about the person is known to be left.
     """
 
@@ -76,7 +76,7 @@ class Erasure:
         wait: seconds to wait for jobs in flight that are about the person.
         progress: called with the number of messages that were looked at, and that were erased.
         should_stop: asked between two steps.
-        settings: by default those of this process.
+        settings: default: the settings of this process.
     """
 
     broker: RelayBroker
@@ -126,7 +126,7 @@ class Erasure:
     def _edit_queues(self) -> None:
         ends = time.monotonic() + self.wait
         had = self._look_in_flight()
-        # Two passes, since workers put jobs back during the first; more of them with ``wait``.
+        # Two passes, since workers put jobs back during the first; more passes with ``wait``.
         for number in count():
             before = self.erased
             self._pass()

@@ -1,4 +1,4 @@
-"""What ``formrelay erase`` cannot reach, and what to do about it."""
+"""The places that ``formrelay erase`` cannot reach, and how to erase them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks at all values of the stores in Redis, and deletes those about a person."""
+"""Looks at all values of the stores in Redis, and deletes the values about a person."""
 
 from __future__ import annotations
 

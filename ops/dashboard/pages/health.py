@@ -1,4 +1,4 @@
-"""``/api/v1/workers/health``: whether the broker answers; with a login, also what does not work."""
+"""``/api/v1/workers/health``: the state of the broker; with a login, also workers and problems."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class WorkerRow:
     """A worker process.
 
     Attributes:
-        state: what it does, as :class:`.WorkerState` tells.
+        state: a :class:`.WorkerState`.
         why: why it is in that state; empty if it works.
         silent_for: seconds since its last heartbeat; None if the broker has no heartbeats.
         version: version of formrelay; None if the worker does not report.
