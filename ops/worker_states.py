@@ -74,7 +74,7 @@ def judge(
         why = f"last heartbeat {age(now - last)} ago: it was killed, hangs, or is cut off"
         return Judgement(WorkerState.SILENT, why)
     if not report.is_silent:
-        return _reporting(report)
+        return judge_report(report)
     is_listed = worker.id != report.id
     has_heartbeat = is_listed and last is not None and now - last <= heartbeat_timeout
     if has_heartbeat or here is not None:
@@ -99,28 +99,42 @@ def _stalled(seconds: float) -> Judgement:
     return Judgement(WorkerState.HANGS, f"a consumer has not looked for jobs for {age(seconds)}")
 
 
-def _reporting(report: WorkerReport) -> Judgement:
+def judge_report(report: WorkerReport) -> Judgement:
+    """Decide the state of a worker from its report alone: the same on every machine."""
+    if report.has_ended:
+        return Judgement(WorkerState.DIED, _killed(report))
+    if report.is_silent:
+        says = "it was killed, hangs, or cannot reach the store"
+        return Judgement(WorkerState.SILENT, f"{_since(report)}: {says}")
     # First, since consumers that wait for a broker look as if they hung.
     if report.problem:
         return Judgement(WorkerState.NO_BROKER, report.problem)
     return _stalled(report.stalled)
 
 
+def _since(report: WorkerReport) -> str:
+    return f"last report {age(report.age)} ago"
+
+
+def _killed(report: WorkerReport) -> str:
+    return f"{_since(report)}: its process was killed or crashed"
+
+
 def _silent(report: WorkerReport) -> Judgement:
-    since = f"last report {age(report.age)} ago"
-    if report.has_ended:
-        return Judgement(WorkerState.DIED, f"{since}: its process was killed or crashed")
+    """Decide the state of a silent worker, whose process this machine may know."""
+    judged, since = judge_report(report), _since(report)
+    if judged.state is WorkerState.DIED:
+        return judged
     match fate_of(report.process):
         case Fate.ENDED:
-            return Judgement(WorkerState.DIED, f"{since}: its process was killed or crashed")
+            return Judgement(WorkerState.DIED, _killed(report))
         case Fate.STOPPED:
             return Judgement(WorkerState.HANGS, f"{since}: its process is stopped (SIGSTOP)")
         case Fate.RUNS:
             says = "its process runs, but hangs or cannot reach the store"
             return Judgement(WorkerState.SILENT, f"{since}: {says}")
         case Fate.UNKNOWN:
-            says = "it was killed, hangs, or cannot reach the store"
-            return Judgement(WorkerState.SILENT, f"{since}: {says}")
+            return judged
 
 
 def without_worker(counts: Iterable[QueueCounts], consumed: Iterable[str]) -> list[QueueCounts]:

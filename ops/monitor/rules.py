@@ -9,13 +9,15 @@ from typing import NamedTuple, TypeAlias
 from ...config import AlertSettings
 from ...config.alerts import RULES, number_of
 from ...core.printable import shown_id
+from ...state.worker_reports import WorkerReport
 from ..output import age
+from ..worker_states import WorkerState, judge_report
 from .facts import Facts, QueueFacts
 from .findings import Finding, finding
 
 #: Maximum number of findings of a rule. The others become one finding.
 MAX_FINDINGS = 20
-#: Seconds for which a receiver must not take an alert before the other receivers are told.
+#: Seconds without an accepted alert after which a receiver counts as failing.
 _RECEIVER_SECONDS = 120.0
 #: The value of a label that stands for the findings beyond the maximum.
 _OTHERS = "(others)"
@@ -150,61 +152,38 @@ def _dead_letters(facts: Facts, settings: AlertSettings) -> Findings:
 # -- workers -----------------------------------------------------------------------------------
 
 
-def _crashed(facts: Facts, _settings: AlertSettings) -> Findings:
-    if facts.workers is None:
-        return None
-    return [
-        finding(
-            "worker_crashed",
-            f"worker {each.name} was killed or has crashed; its last report is {age(each.age)} old",
-            worker=each.name,
-        )
-        for each in facts.workers
-        if each.has_ended
-    ]
+def _of_workers(
+    state: WorkerState, rule: str, says: Callable[[WorkerReport], str]
+) -> Callable[[Facts, AlertSettings], Findings]:
+    """Make a rule that finds each worker in a state; ``says`` returns the end of its summary."""
+
+    def apply(facts: Facts, _settings: AlertSettings) -> Findings:
+        if facts.workers is None:
+            return None
+        return [
+            finding(rule, f"worker {each.name} {says(each)}", worker=each.name)
+            for each in facts.workers
+            if judge_report(each).state is state
+        ]
+
+    return apply
 
 
-def _silent(facts: Facts, _settings: AlertSettings) -> Findings:
-    if facts.workers is None:
-        return None
-    return [
-        finding(
-            "worker_silent",
-            f"worker {each.name} has not reported for {age(each.age)}: its machine is gone, or it "
-            "hangs or cannot reach the store",
-            worker=each.name,
-        )
-        for each in facts.workers
-        if each.is_silent and not each.has_ended
-    ]
+def _crashed(report: WorkerReport) -> str:
+    return f"was killed or has crashed; its last report is {age(report.age)} old"
 
 
-def _hangs(facts: Facts, _settings: AlertSettings) -> Findings:
-    if facts.workers is None:
-        return None
-    return [
-        finding(
-            "worker_hangs",
-            f"a consumer of worker {each.name} has not asked for a job for {age(each.stalled)}",
-            worker=each.name,
-        )
-        for each in facts.workers
-        if each.hangs and not each.is_silent
-    ]
+def _silent(report: WorkerReport) -> str:
+    says = "its machine is gone, or it hangs or cannot reach the store"
+    return f"has not reported for {age(report.age)}: {says}"
 
 
-def _cut_off(facts: Facts, _settings: AlertSettings) -> Findings:
-    if facts.workers is None:
-        return None
-    return [
-        finding(
-            "worker_without_broker",
-            f"worker {each.name} cannot use the broker: {each.problem}",
-            worker=each.name,
-        )
-        for each in facts.workers
-        if each.problem and not each.is_silent and not each.hangs
-    ]
+def _hangs(report: WorkerReport) -> str:
+    return f"hangs: a consumer has not asked for a job for {age(report.stalled)}"
+
+
+def _cut_off(report: WorkerReport) -> str:
+    return f"cannot use the broker: {report.problem}"
 
 
 def _sink_paused(facts: Facts, _settings: AlertSettings) -> Findings:
@@ -331,10 +310,10 @@ def _failed(facts: Facts, _settings: AlertSettings) -> Findings:
 #: ``store_unreachable`` is found by the monitor itself, which has no other facts then.
 _RULES: dict[str, Callable[[Facts, AlertSettings], Findings]] = {
     "broker_unreachable": _broker,
-    "worker_crashed": _crashed,
-    "worker_silent": _silent,
-    "worker_hangs": _hangs,
-    "worker_without_broker": _cut_off,
+    "worker_crashed": _of_workers(WorkerState.DIED, "worker_crashed", _crashed),
+    "worker_silent": _of_workers(WorkerState.SILENT, "worker_silent", _silent),
+    "worker_hangs": _of_workers(WorkerState.HANGS, "worker_hangs", _hangs),
+    "worker_without_broker": _of_workers(WorkerState.NO_BROKER, "worker_without_broker", _cut_off),
     "queue_without_worker": _of_queues(_without_worker, "queue_without_worker"),
     "queue_too_long": _of_queues(_queue_too_long, "queue_too_long"),
     "oldest_waiting": _of_queues(_oldest_waiting, "oldest_waiting"),

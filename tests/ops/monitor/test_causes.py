@@ -117,7 +117,9 @@ def test_what_workers_report_is_found(broker: RedisBroker) -> None:
     reports = broker.worker_reports()
     sink = PausedSink("clickhouse", 5.0)
     reports.report(WorkerReport("a:1", "1", stalled=1_000.0))
-    reports.report(WorkerReport("b:2", "1", problem="Redis at host:1 is not reachable"))
+    # Its consumers wait for the broker, and so do not look for jobs: it does not hang.
+    cut_off = WorkerReport("b:2", "1", stalled=1_000.0, problem="Redis at host:1 is not reachable")
+    reports.report(cut_off)
     reports.report(WorkerReport("c:3", "1", paused=(sink, PausedSink("api", 1, False))))
     times = f"{broker.keys.namespace}:__reports__.times"
     killed = WorkerReport("e:5", "1")
