@@ -18,11 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from weakref import WeakSet
 
 import orjson
 
 from ...core.errors import ConfigError
+from ..locked_file import LockedFile, try_lock
 from .snapshot import Counts, ProcessState, Snapshot, add_counts, counts_from_json, counts_to_json
 
 logger = logging.getLogger("formrelay.workers")
@@ -77,39 +77,6 @@ class Machine:
     starts: int
     crashes: int
     recycles: int
-
-
-class LockedFile:
-    """An open file with an exclusive lock, until :meth:`close` or the end of the process.
-
-    A forked process closes its copy, so that it does not hold the lock for its parent.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd: int | None = fd
-        _locked.add(self)
-
-    @property
-    def exists(self) -> bool:
-        """Whether the file still is in its folder."""
-        return self._fd is not None and os.fstat(self._fd).st_nlink > 0
-
-    def close(self) -> None:
-        """Release the lock."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
-
-
-_locked: WeakSet[LockedFile] = WeakSet()
-
-
-def _in_child() -> None:
-    for each in list(_locked):
-        each.close()
-
-
-os.register_at_fork(after_in_child=_in_child)
 
 
 class WorkerFiles:
@@ -181,14 +148,8 @@ class WorkerFiles:
                     return True
                 self._port.close()  # a program that cleans up old files has removed it
                 self._port = None
-            fd = os.open(self.folder / _PORT_LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                return False
-            self._port = LockedFile(fd)
-            return True
+            self._port = try_lock(self.folder / _PORT_LOCK)
+            return self._port is not None
 
     def leave_port(self) -> None:
         """Let another process listen on the port."""

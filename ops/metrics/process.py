@@ -26,7 +26,8 @@ from ...middleware.worker_report import (
     resident_memory,
     running_consumers,
 )
-from .files import LockedFile, WorkerFiles
+from ..locked_file import LockedFile
+from .files import WorkerFiles
 from .process_counts import open_breakers, process_counts, sink_breakers
 from .queues import QueueReader
 from .server import PortServer

@@ -2,65 +2,42 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
-import weakref
-from contextlib import suppress
 from pathlib import Path
 
-from ...core.process import current_pid
 from ...state.digests import digest
-
-_held: weakref.WeakSet[MachineLock] = weakref.WeakSet()
+from ..locked_file import LockedFile, try_lock
 
 
 class MachineLock:
     """Locks a file of this user in the folder for temporary files; a dead process holds no lock.
 
     Args:
-        name: what the lock is for; the file has its digest only.
+        name: identifies the lock; the file name has its digest only.
     """
 
     def __init__(self, name: str) -> None:
         file = f"formrelay-monitor-{os.getuid()}-{digest(name)[:16]}"
         self.path = Path(tempfile.gettempdir()) / file
-        self._descriptor: int | None = None
-        self._pid = 0
+        self._file: LockedFile | None = None
 
     def hold(self) -> bool:
         """Take the lock, or keep it; returns False if another process holds it.
 
         Without a usable file, every process holds it: two alerts are better than none.
         """
-        if self._descriptor is not None and self._pid == current_pid():
+        if self._file is not None and self._file.exists:
             return True
+        self.let_go()  # a program that cleans up old files has removed the file
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self.path, flags, 0o600)
+            self._file = try_lock(self.path)
         except OSError:
             return True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return False
-        self._descriptor, self._pid = descriptor, current_pid()
-        _held.add(self)
-        return True
+        return self._file is not None
 
     def let_go(self) -> None:
         """Give the lock back, if this process holds it."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            with suppress(OSError):
-                os.close(descriptor)
-
-
-def _close_in_child() -> None:
-    """Close the files in a forked process: otherwise it would hold the lock of its parent."""
-    for lock in list(_held):
-        lock.let_go()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()

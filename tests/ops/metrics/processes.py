@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from formrelay.core.durations import BIN_COUNT
-from formrelay.ops.metrics.files import LockedFile, WorkerFiles
+from formrelay.ops.locked_file import LockedFile
+from formrelay.ops.metrics.files import WorkerFiles
 from formrelay.ops.metrics.snapshot import Counts, ProcessState, Snapshot
 
 

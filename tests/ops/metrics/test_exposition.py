@@ -162,7 +162,7 @@ def test_the_page_is_valid_and_complete(accept: str) -> None:
 
 @pytest.mark.parametrize("metric", names.ALL, ids=lambda metric: metric.name)
 def test_names_keep_the_rules_of_prometheus(metric: names.Metric) -> None:
-    """The rules that `promtool check metrics` checks, and those of its naming page."""
+    """The rules that `promtool check metrics` checks, and Prometheus' naming rules."""
     assert (metric.kind == "counter") == metric.name.endswith("_total")
     assert not metric.name.endswith(("_count", "_sum", "_bucket"))
     assert metric.kind not in metric.name
