@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from queue import Empty, SimpleQueue
-from time import monotonic
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
+
+from ..probes import answers_within
 
 
 class Late(Exception):
@@ -29,37 +30,19 @@ class BoundedCalls:
         Returns:
             By name, the result, or the exception: :class:`Late` for a function that takes longer.
         """
-        results: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-        started = []
-        for name, call in calls.items():
-            with self._lock:
-                if name in self._running:
-                    continue
-                self._running.add(name)
-            started.append(name)
-            # A daemon: it may hang for longer than the process runs.
-            thread = f"formrelay-monitor-{name}"
-            threading.Thread(
-                target=self._run, args=(name, call, results), name=thread, daemon=True
-            ).start()
-        found: dict[str, Any] = {}
-        end = monotonic() + limit
-        try:
-            while len(found) < len(started):
-                name, result = results.get(timeout=max(0.0, end - monotonic()))
-                found[name] = result
-        except Empty:
-            pass
+        with self._lock:
+            started = calls.keys() - self._running
+            self._running |= started
+        probes = {name: partial(self._run, name, calls[name]) for name in started}
+        found = dict(answers_within(limit, probes))
         late = Late(f"no answer within {limit:g} s")
         return {name: found.get(name, late) for name in calls}
 
-    def _run(
-        self, name: str, call: Callable[[], Any], results: SimpleQueue[tuple[str, Any]]
-    ) -> None:
+    def _run(self, name: str, call: Callable[[], Any]) -> Iterator[Any]:
         try:
             result = call()
         except Exception as error:  # the caller decides about it
             result = error
         with self._lock:
             self._running.discard(name)
-        results.put((name, result))
+        yield result
