@@ -189,6 +189,6 @@ def states_to_json(states: States) -> list[Any]:
 
 
 def states_from_json(data: Any) -> dict[str, AlertState]:
-    """Read states; those that this version cannot read are ignored."""
+    """Read states; states that this version cannot read are ignored."""
     read = (AlertState.from_json(each) for each in (data if isinstance(data, list) else ()))
     return {state.finding.key: state for state in read if state is not None}

@@ -47,7 +47,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a monitor saw in one look.
+    """The facts of one look.
 
     Attributes:
         broker: why the broker cannot be used; empty if it can.

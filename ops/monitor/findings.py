@@ -1,4 +1,4 @@
-"""Findings: problems that exist now, with what people need to know about their rules."""
+"""Findings: problems that exist now, and the severity and remedy of each rule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_LABEL, _MAX_SUMMARY = 120, 400
 
 
 class Rule(NamedTuple):
-    """What people need to know about a rule.
+    """The severity and remedy of a rule.
 
     Attributes:
         todo: what to do, in one line.

@@ -1,4 +1,4 @@
-"""Tells an outside service that the monitor works: it alerts when nobody tells it any more."""
+"""Sends a heartbeat to an outside service, which alerts when the heartbeats stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notifications, and what each kind of receiver gets. Pure functions.
+"""Notifications, and their form for each kind of receiver. Pure functions.
 
 A notification is plain JSON, since it is stored in the outbox::
 

@@ -1,4 +1,4 @@
-"""The monitor of a process: leads, stands by, or speaks for a store that is unreachable."""
+"""The monitor of a process: leads, stands by, or reports that the store is unreachable."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ...state import make_alert_store
 from ...state.alert_store import AlertStore, Leadership, MemoryAlertStore, OutboxEntry
 from .alert_states import AlertState
 from .collecting import Collector, unreceived
-from .delivery import Delivery
 from .findings import finding
 from .heartbeat import Heartbeat
 from .machine_lock import MachineLock
+from .outbox_delivery import OutboxDelivery
 from .receivers import Receiver, make_receivers
 from .rules import Evaluation, evaluate
 from .watching import Memory, Watch
@@ -33,7 +33,7 @@ logger = logging.getLogger("formrelay.alerts")
 
 #: Maximum time of a look in seconds.
 _MAX_LOOK = 10.0
-#: Number of monitors that speak in the leader's place while the store is unreachable.
+#: Number of monitors that report in the leader's place while the store is unreachable.
 _DEPUTIES = 2
 #: Name of the only lease of a store in memory.
 _ALONE = "alone"
@@ -43,7 +43,7 @@ class Monitor:
     """Looks for problems at an interval, in a thread, and sends alerts.
 
     Args:
-        receivers: default: those of the settings.
+        receivers: default: the receivers in the settings.
         store: default: the broker's shared store, or the memory of this process.
 
     Raises:
@@ -59,7 +59,7 @@ class Monitor:
         store: AlertStore | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        #: Never that of another process: host, process id, and random letters.
+        #: Host, process id and random letters, so that no other process has this name.
         self.name = f"{worker_name()}:{uuid4().hex[:8]}"
         self._broker, self._settings, self._clock = broker, settings, clock
         self._interval = settings.monitoring.interval.total_seconds()
@@ -70,7 +70,7 @@ class Monitor:
         self._store = make_alert_store(broker.state) if store is None else store
         self._shared = self._make_watch(self._store, self.name, receivers)
         self._own_store = MemoryAlertStore(clock=clock)
-        # The store takes no part in this, so that it is said although the store is unreachable.
+        # Needs no store, so that an unreachable store is reported too.
         self._own = self._make_watch(self._own_store, _ALONE, receivers)
         self._collector = Collector(broker, settings, limit=limit)
         #: Without a shared store, one process of a machine monitors.
@@ -79,13 +79,13 @@ class Monitor:
         self._order: tuple[str, ...] = (self.name,)
         self._down_since: float | None = None
         self._is_leader = False
-        #: Whether this process has said that the store is unreachable, and not that it is back.
+        #: Whether this process has reported that the store is unreachable, but not its return.
         self._has_own = False
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def _make_watch(self, store: AlertStore, name: str, receivers: Sequence[Receiver]) -> Watch:
-        delivery = Delivery(store, receivers, self._clock)
+        delivery = OutboxDelivery(store, receivers, self._clock)
         return Watch(store, name, self._settings.alerts, delivery)
 
     # -- the thread ------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Monitor:
     # -- the store is unreachable ------------------------------------------------------------
 
     def _note_store(self, error: BrokerError | None) -> None:
-        """Say that the store is unreachable, or that it is back, if this process speaks."""
+        """Report that the store is unreachable, or that it is back, if this process reports."""
         now = self._clock.time()
         if error is None:
             self._down_since = None
@@ -208,9 +208,9 @@ class Monitor:
         return Evaluation([finding(rule, describe(error), host=host)], frozenset())
 
     def _speaks(self, now: float) -> bool:
-        """Whether this process speaks for all: the leader first, deputies later.
+        """Whether this process reports for all monitors: the leader first, deputies later.
 
-        Of the monitors on one machine, only one speaks.
+        Only one monitor of a machine reports.
         """
         order = [name for name in self._order if name == self.name or not _is_dead(name)]
         place = order.index(self.name) if self.name in order else 0
@@ -241,7 +241,7 @@ def _is_store(settings: Settings) -> bool:
 
 
 def _address(settings: Settings) -> str:
-    """What tells one installation from another on this machine."""
+    """The text that identifies an installation on this machine."""
     broker = settings.broker
     return f"{broker.kind} {broker.secret('rabbitmq_url')} {broker.namespace}"
 

@@ -21,12 +21,12 @@ _FIRST_RETRY, _MAX_RETRY = 5.0, 300.0
 _REFRESH = 60.0
 
 
-class Delivery:
+class OutboxDelivery:
     """Delivers the entries of one outbox.
 
     Args:
-        store: has the outbox.
-        now: the clock of the times in the outbox.
+        store: the store with the outbox.
+        clock: this machine's clock.
     """
 
     def __init__(self, store: AlertStore, receivers: Iterable[Receiver], clock: Clock) -> None:
@@ -50,7 +50,7 @@ class Delivery:
         return self._clock.time() + self.ahead
 
     def deliver(self, entries: Sequence[OutboxEntry], firing: Sequence[Notification] = ()) -> None:
-        """Deliver these entries from now on, in place of those of the last call.
+        """Deliver these entries from now on, in place of the entries of the last call.
 
         Returns at once. Without entries, no thread runs.
 
@@ -105,7 +105,7 @@ class Delivery:
 class _Line:
     """The entries of one receiver, in order."""
 
-    def __init__(self, receiver: Receiver, delivery: Delivery) -> None:
+    def __init__(self, receiver: Receiver, delivery: OutboxDelivery) -> None:
         self.receiver = receiver
         self._delivery = delivery
         self._lock = threading.Lock()

@@ -111,7 +111,7 @@ class WebhookReceiver(_Remembers):
 class AlertmanagerReceiver:
     """Sends alerts to Alertmanager's API v2.
 
-    Alertmanager forgets alerts when it restarts, and those that are not sent again.
+    Alertmanager forgets its alerts when it restarts, and alerts that are not sent again.
     """
 
     name = "alertmanager"

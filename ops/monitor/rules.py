@@ -1,4 +1,4 @@
-"""The rules: what counts as a problem. Pure functions of facts and settings."""
+"""The rules that find problems: pure functions of facts and settings."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from ...config import AlertSettings
 from ...config.alerts import RULES, number_of
 from ...state.alert_store import AlertStore, OutboxEntry
 from .alert_states import AlertState, Timing, advance, states_from_json, states_to_json
-from .delivery import Delivery
 from .messages import Notification, firing_now, notify
+from .outbox_delivery import OutboxDelivery
 from .rules import Evaluation
 
 logger = logging.getLogger("formrelay.alerts")
@@ -25,7 +25,7 @@ _MAX_QUEUES, _MAX_SAMPLES = 1_000, 10
 
 @dataclass(slots=True)
 class Memory:
-    """What a monitor remembers from look to look, in the store.
+    """The data that a monitor keeps in the store from look to look.
 
     Attributes:
         alerts: the states of alerts, by key.
@@ -61,7 +61,7 @@ class Memory:
 
     @classmethod
     def from_json(cls, data: Any) -> Memory:
-        """Read what this or another version remembered."""
+        """Read the memory of this or another version."""
         known = data if isinstance(data, dict) else {}
         dead = known.get("dead")
         try:
@@ -94,7 +94,7 @@ class Watch:
     """
 
     def __init__(
-        self, store: AlertStore, name: str, settings: AlertSettings, delivery: Delivery
+        self, store: AlertStore, name: str, settings: AlertSettings, delivery: OutboxDelivery
     ) -> None:
         self._store = store
         self._name = name
@@ -109,7 +109,7 @@ class Watch:
         """Look, and write what follows; then deliver the outbox.
 
         Args:
-            look: returns the findings, given what is remembered and the outbox.
+            look: returns the findings, given the memory and the outbox.
             now: Unix seconds by the store's clock.
 
         Returns:
@@ -148,7 +148,7 @@ class Watch:
         return firing
 
     def deliver_again(self) -> None:
-        """Deliver what was left after the last look, while the store is unreachable."""
+        """Deliver the entries left after the last look, while the store is unreachable."""
         self.delivery.deliver(*self._last)
 
     def stand_by(self) -> None:

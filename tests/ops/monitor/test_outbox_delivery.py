@@ -10,10 +10,10 @@ import pytest
 
 from formrelay.core.broker_errors import BrokerUnavailable
 from formrelay.core.errors import SinkPermanent, SinkTransient
-from formrelay.ops.monitor import delivery
+from formrelay.ops.monitor import outbox_delivery
 from formrelay.ops.monitor.bounded import BoundedCalls, Late
-from formrelay.ops.monitor.delivery import Delivery
 from formrelay.ops.monitor.findings import Finding, finding
+from formrelay.ops.monitor.outbox_delivery import OutboxDelivery
 from formrelay.ops.monitor.rules import Evaluation
 from formrelay.ops.monitor.watching import Memory, Watch
 from formrelay.state.alert_store import Leadership, MemoryAlertStore, OutboxEntry
@@ -31,7 +31,7 @@ class Alerts:
     def __init__(self, *receivers: Kept) -> None:
         self.clock = ManualClock()
         self.store = MemoryAlertStore(clock=self.clock)
-        self.delivery = Delivery(self.store, receivers, self.clock)
+        self.delivery = OutboxDelivery(self.store, receivers, self.clock)
         self.watch = Watch(self.store, "me", settings_of().alerts, self.delivery)
 
     def find(self, *findings: Finding, after: float = 1.0) -> None:
@@ -63,7 +63,7 @@ def test_the_end_of_an_alert_never_overtakes_its_begin() -> None:
     assert alerts.left == []
 
 
-def test_a_receiver_that_does_not_work_is_left_alone_for_longer_and_longer() -> None:
+def test_a_failing_receiver_is_retried_at_growing_intervals() -> None:
     kept = Kept()
     alerts = Alerts(kept)
     kept.error = SinkTransient("down")
@@ -71,7 +71,7 @@ def test_a_receiver_that_does_not_work_is_left_alone_for_longer_and_longer() -> 
         alerts.find(SLOW, HUNG)
     assert kept.attempts == 5, "after 0, 5, 15, 35 and 75 s, whatever the number of alerts"
     kept.error = None
-    alerts.find(SLOW, HUNG, after=delivery._MAX_RETRY)
+    alerts.find(SLOW, HUNG, after=outbox_delivery._MAX_RETRY)
     assert [event for event, _, _ in kept.said] == ["firing"] * 2
 
 
@@ -102,7 +102,7 @@ def test_a_leader_that_loses_its_store_delivers_what_it_has(
                 raise BrokerUnavailable("down")
             super().settle(*arguments)
 
-    monkeypatch.setattr(delivery, "_FIRST_RETRY", 0.0)
+    monkeypatch.setattr(outbox_delivery, "_FIRST_RETRY", 0.0)
     kept, store = Kept(), Failing()
     monitor = make_monitor(MemoryBroker(), kept, store=store)
     monitor._lock = None

@@ -16,9 +16,9 @@ from formrelay.config import Settings
 from formrelay.core.broker_errors import BrokerUnavailable
 from formrelay.core.clock import SYSTEM_CLOCK
 from formrelay.core.errors import ConfigError
-from formrelay.ops.monitor import delivery
-from formrelay.ops.monitor.delivery import Delivery
+from formrelay.ops.monitor import outbox_delivery
 from formrelay.ops.monitor.findings import Finding, finding
+from formrelay.ops.monitor.outbox_delivery import OutboxDelivery
 from formrelay.ops.monitor.receivers import make_receivers
 from formrelay.ops.monitor.rules import Evaluation
 from formrelay.ops.monitor.watching import Watch
@@ -41,7 +41,7 @@ class Alerts:
 
     def __init__(self, settings: Settings) -> None:
         self.store = MemoryAlertStore()
-        self.delivery = Delivery(self.store, make_receivers(settings), SYSTEM_CLOCK)
+        self.delivery = OutboxDelivery(self.store, make_receivers(settings), SYSTEM_CLOCK)
         self.watch = Watch(self.store, "me", settings.alerts, self.delivery)
 
     def find(self, *findings: Finding, wait: bool = True) -> None:
@@ -147,7 +147,7 @@ def test_email_without_a_server_or_sender_is_refused() -> None:
 def test_a_receiver_that_is_down_delays_no_other_and_gets_everything_later(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "_FIRST_RETRY", 0.0)
+    monkeypatch.setattr(outbox_delivery, "_FIRST_RETRY", 0.0)
     receiver.answers("/hooks", Answer(503), Answer(503), then=Answer())
     receiver.answers("/chat", then=Answer(after=600))  # never answers
     alerts = Alerts(
@@ -190,7 +190,7 @@ def test_alertmanager_has_the_alert_while_it_fires_and_after_a_restart(
         assert "silent" in alert["annotations"]["summary"]
         server.restart()
         assert _alerts(server) == [], "it forgets"
-        monkeypatch.setattr(delivery, "_REFRESH", 0.0)
+        monkeypatch.setattr(outbox_delivery, "_REFRESH", 0.0)
         alerts.find(SILENT)
         (again,) = _alerts(server)
         assert again["fingerprint"] == alert["fingerprint"]
@@ -212,7 +212,7 @@ def test_no_notification_is_said_twice_although_results_cannot_be_noted() -> Non
             raise BrokerUnavailable("down")
 
     kept, store = Kept(), Forgetful()
-    deliveries = Delivery(store, [kept], SYSTEM_CLOCK)
+    deliveries = OutboxDelivery(store, [kept], SYSTEM_CLOCK)
     watch = Watch(store, "me", settings_of().alerts, deliveries)
     for _ in range(3):
         now = store.lead("me", settings_of().monitoring.interval, time.time()).now
