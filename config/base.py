@@ -24,7 +24,7 @@ class Section(BaseModel):
 
     #: Start of the variables' names. A field with a ``validation_alias`` has that name instead.
     prefix: ClassVar[str] = ""
-    #: Whether the paths of secret URLs are secret too, like those of incoming webhooks.
+    #: Whether the paths of secret URLs are secret too, like the paths of incoming webhooks.
     hides_paths: ClassVar[bool] = False
 
     @classmethod

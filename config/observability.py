@@ -29,7 +29,7 @@ class LoggingSettings(Section):
     exceptions: Annotated[Literal["message", "places", "none"], AnyCase] | None = Field(
         None,
         validation_alias="LOG_EXCEPTIONS",
-        description="What logs, dead letters and pages tell of an exception besides its type: "
+        description="Details of exceptions in logs, dead letters and pages, besides the type: "
         "message (text and places in the code), places, or none. Default: places for formrelay's "
         "actors, message for actors of your own.",
     )

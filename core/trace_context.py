@@ -1,7 +1,7 @@
-"""W3C Trace Context: which request, job or program a job belongs to.
+"""W3C Trace Context: the request or job that caused a job.
 
 Specification: https://www.w3.org/TR/trace-context/. Senders may send any text, and the value goes
-into log lines and to other servers: whatever is malformed counts as missing.
+into log lines and to other servers, so a malformed value counts as missing.
 """
 
 from __future__ import annotations

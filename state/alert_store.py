@@ -1,8 +1,8 @@
-"""What monitors share: who leads, the states of alerts, and the outbox of notifications.
+"""The store that monitors share: the leader, the states of alerts, and the outbox.
 
 A monitor that wants to lead asks at each interval. One of them holds the lease, and it alone
 changes the states of alerts. It writes them in the same step as the notifications that follow from
-the change. A notification stays in the outbox until its receiver took it, whoever sends it.
+the change. A notification stays in the outbox until its receiver accepts it, whoever sends it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class OutboxEntry:
 
 
 class AlertStore(Protocol):
-    """What monitors share. Each call is atomic.
+    """The store that monitors share. Each call is atomic.
 
     Raises (each method):
         BrokerUnavailable, BrokerRefused: the store failed.
@@ -125,7 +125,7 @@ class AlertStore(Protocol):
         """
 
     def settle(self, delivered: Sequence[OutboxEntry], failed: Sequence[OutboxEntry] = ()) -> None:
-        """Remove entries that were delivered, and update those that failed and are still there."""
+        """Remove delivered entries, and update failed entries that are still in the outbox."""
 
 
 class MemoryAlertStore:

@@ -1,6 +1,6 @@
 """Recycles a worker process after many jobs, or when it needs much memory.
 
-The process takes no more jobs, finishes those that run, settles them, and then replaces its program
+The process takes no more jobs, finishes and settles its running jobs, and then replaces its program
 by a new one (:mod:`.restart`). Decision: docs/adr/0023.
 """
 

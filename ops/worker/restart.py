@@ -101,7 +101,7 @@ class Restart:
 def find_restart() -> Restart | None:
     """Read how this process was started; None if Dramatiq's command line did not start it.
 
-    Call it before code of the user opens pipes: those that are open now stay open.
+    Call it before the user's code opens pipes: pipes that are open now stay open.
     """
     process = multiprocessing.current_process()
     match getattr(process, "_args", None):

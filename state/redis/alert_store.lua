@@ -1,4 +1,4 @@
--- What monitors share.
+-- The store that monitors share.
 -- KEYS: the hash 'leader' (name), 'until' (unix milliseconds), 'states' (JSON); the outbox, a hash of
 --       JSON by key; its index, a sorted set of keys by the time when they were added; the monitors, a
 --       hash of 'seen ahead' by name. A key of the outbox is the receiver, a space and an id.

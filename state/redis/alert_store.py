@@ -1,4 +1,4 @@
-"""What monitors share, in Redis."""
+"""The store that monitors share, in Redis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .base import ScriptStore
 
 
 class RedisAlertStore(ScriptStore):
-    """What all monitors share, by the server's clock."""
+    """The store that all monitors share, by the server's clock."""
 
     script = "alert_store.lua"
     #: Stands behind the namespace.

@@ -214,7 +214,7 @@ def test_senders_cannot_give_an_encrypted_text(site: Site, receiver: Receiver) -
     sent = site.actors.deliver_webhook.message(webhook(receiver.url))
     with pytest.raises(InvalidJob, match="got encrypted as well"):
         site.actors.deliver_webhook.send_with_options(kwargs=sent.kwargs)
-    with pytest.raises(InvalidJob):  # nor one that stands for a value
+    with pytest.raises(InvalidJob):  # nor the object in the place of a value
         site.actors.deliver_webhook.send(
             webhook(receiver.url, secret=sent.kwargs["payload"]["url"])
         )

@@ -1,4 +1,4 @@
-"""What has become of a process: known on its machine alone."""
+"""Whether a process still runs is known on its machine alone."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class Container:
         return self._process.poll() is None
 
     def close(self) -> None:
-        """Kill what is left of it."""
+        """Kill its remaining processes."""
         if self.is_running():
             self.signal(signal.SIGKILL)  # the kernel then kills all processes of the namespace
             self._process.wait()

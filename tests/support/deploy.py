@@ -85,7 +85,7 @@ def procfile() -> Iterator[Launch]:
 
 
 def units(instance: str = "webhooks") -> Iterator[Launch]:
-    """The units of systemd; `instance` is the name of those that are templates."""
+    """The units of systemd; `instance` is the instance name of template units."""
     for path in sorted(UNITS.glob("*.service")):
         options = unit_options(path)
         program, *words = shlex.split(options["ExecStart"][-1].replace("%i", instance))

@@ -26,7 +26,7 @@ rabbitmq = pytest.mark.parametrize(
 
 
 def edit(entry: Entry) -> Edit:
-    """Delete the jobs of "ann", and replace the name in those of "both"."""
+    """Delete the jobs of "ann", and replace the name in the jobs of "both"."""
     name = entry.message.kwargs["payload"]
     if name == "both":
         return encode(entry.message.copy(kwargs={"payload": "bob"}))
