@@ -174,7 +174,12 @@ def workers_result(workers: list[dict[str, Any]] | str, *, only_here: bool) -> C
     }
     if cut_off := named[WorkerState.NO_BROKER]:
         said[WorkerState.NO_BROKER] += f" ({cut_off[0]['why']})"
-    first = f"{len(alive)} alive{where}" if alive else f"none is alive{where}: run formrelay worker"
+    if alive:
+        first = f"{len(alive)} alive{where}"
+    elif named[WorkerState.HANGS] or cut_off:
+        first = f"none takes jobs{where}"
+    else:
+        first = f"none is alive{where}: run formrelay worker"
     is_ok = bool(alive) and not any(named[state] for state in FAILING)
     return CheckResult("workers", is_ok, "; ".join([first, *said.values()]))
 

@@ -89,7 +89,9 @@ def check_workers() -> Iterator[Finding]:
     if count:
         yield Finding("workers", "ok", f"{count} alive")
     else:
-        yield Finding("workers", "weak", "none is alive; run formrelay worker")
+        hangs = any(each["state"] == WorkerState.HANGS for each in workers)
+        says = "none takes jobs" if hangs else "none is alive; run formrelay worker"
+        yield Finding("workers", "weak", says)
 
 
 def broken_workers(workers: Sequence[dict[str, Any]]) -> Iterator[Finding]:

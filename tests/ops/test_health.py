@@ -159,3 +159,5 @@ def test_workers_that_do_not_work_are_told_apart() -> None:
         "3 alive; hangs: a:3; without the broker: a:4 (no answer)",
     )
     assert not workers_result([died], only_here=False).is_ok
+    gone = {**hangs, "alive": False}  # the whole process: it reports nothing
+    assert workers_result([gone], only_here=False).says == "none takes jobs; hangs: a:3"
