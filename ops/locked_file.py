@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from weakref import WeakSet
 
@@ -22,6 +24,12 @@ class LockedFile:
     def exists(self) -> bool:
         """Whether the file still is in its folder."""
         return self._fd is not None and os.fstat(self._fd).st_nlink > 0
+
+    def write_time(self) -> None:
+        """Write the time into the file, in place, which works on a full disk; never raises."""
+        if self._fd is not None:
+            with suppress(OSError):
+                os.pwrite(self._fd, b"%020.3f" % time.monotonic(), 0)
 
     def close(self) -> None:
         """Release the lock."""

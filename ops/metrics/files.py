@@ -1,7 +1,9 @@
 """The files of all worker processes of a machine, and the sum of the processes that ended.
 
 A process has two files, named by its id: ``ID.json`` has its last snapshot, and ``ID.alive`` is
-locked by the process. The system releases the lock when the process ends. The counts of ended
+locked by the process. The system releases the lock when the process ends. ``ID.alive`` also holds
+the time at which the process last ran, which it overwrites in place: that works on a full disk,
+where a snapshot can no longer be written. The counts of ended
 processes are added to ``merged.json``, and their files are removed. That file names the
 processes whose files may be left, so an interruption between both steps counts nothing twice.
 """
@@ -15,7 +17,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 
@@ -109,8 +111,10 @@ class WorkerFiles:
         path = self.folder / f"{snapshot.id}{_ALIVE}{_TEMPORARY}"
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
+        locked = LockedFile(fd)
+        locked.write_time()
         path.rename(self.folder / f"{snapshot.id}{_ALIVE}")
-        return LockedFile(fd)
+        return locked
 
     def write(self, snapshot: Snapshot) -> None:
         """Replace the snapshot of a process.
@@ -188,7 +192,10 @@ class WorkerFiles:
             for snapshot in dead:
                 ended.add(snapshot)
             ended.number += 1
-            self._replace(_MERGED, _to_bytes(ended))
+            try:
+                self._replace(_MERGED, _to_bytes(ended))
+            except OSError:  # a full disk, which the workers log: pages and probes still answer
+                return live
         for id in ended.ids & left:
             for suffix in (_JSON, _ALIVE):  # the lock last: it marks the process
                 (self.folder / f"{id}{suffix}").unlink(missing_ok=True)
@@ -213,6 +220,8 @@ class WorkerFiles:
                 if not is_alive:
                     path.unlink(missing_ok=True)
                 continue
+            if is_alive and (last := _written_time(path)) > snapshot.monotonic:
+                snapshot = replace(snapshot, monotonic=last)
             (live if is_alive else dead).append(snapshot)
         return live, dead
 
@@ -280,6 +289,13 @@ def _is_locked(path: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _written_time(path: Path) -> float:
+    try:
+        return float(path.read_bytes())
+    except (OSError, ValueError):  # a worker of an older version writes nothing
+        return 0.0
 
 
 def _make_private(folder: Path) -> None:

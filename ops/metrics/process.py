@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import secrets
 import socket
@@ -126,10 +127,12 @@ class WorkerHttp(Middleware):
             if self._locked is None or not self._locked.exists:
                 self._locked = self.files.register(snapshot)
             else:
+                self._locked.write_time()
                 self.files.write(snapshot)
         except OSError as error:
             if not self._is_failing:
-                about = {"folder": str(self.files.folder), "error_message": describe(error)}
+                says = os.strerror(error.errno) if error.errno else describe(error)
+                about = {"folder": str(self.files.folder), "error_message": says}
                 logger.warning("cannot write the counts for metrics, retrying", extra=about)
             self._is_failing = True
         else:

@@ -256,6 +256,30 @@ def test_a_removed_folder_is_made_again(files: WorkerFiles) -> None:
     assert stat.S_IMODE(files.folder.stat().st_mode) == 0o700
 
 
+def test_a_process_that_can_write_no_snapshot_is_seen_to_run(files: WorkerFiles) -> None:
+    process = Process(files, "1-aa")
+    process.write(monotonic=time.monotonic() - 100)
+    process.lock.write_time()
+    (live,) = files.read().live
+    assert live.age < 50
+    # A worker of an older version writes no time.
+    (files.folder / "1-aa.alive").write_bytes(b"")
+    assert files.read().live[0].age >= 100
+
+
+def test_the_counts_of_ended_processes_can_be_read_on_a_full_disk(files: WorkerFiles) -> None:
+    Process(files, "1-aa", {"jobs": {KEY: jobs(3)}}).end()
+    before = names(files)
+    blocker = files.folder / f"merged.json.{os.getpid()}.tmp"
+    blocker.mkdir()  # no new file can be written in its place
+    for _ in range(2):
+        assert done(files.read()) == 3
+    blocker.rmdir()
+    assert names(files) == before
+    assert done(files.read()) == 3
+    assert names(files) == {"merged.json", "port.lock"}
+
+
 def test_the_age_of_a_snapshot_survives_a_restart_of_the_machine() -> None:
     now = time.monotonic()
     assert 20 <= snapshot(monotonic=now - 20).age < 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import urllib.request
 from collections.abc import Iterator
@@ -104,6 +105,20 @@ def test_a_recycled_process_is_counted_as_recycled(
     harness.stop()
     machine = files.read()
     assert (machine.recycles, machine.crashes, machine.starts) == (1, 0, 1)
+
+
+def test_a_worker_on_a_full_disk_does_not_look_as_if_it_hung(
+    harness: Harness, files: WorkerFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.start()
+    (before,) = files.read().live
+    # No new file can be written in its place.
+    (files.folder / f"{before.id}.json.{os.getpid()}.tmp").mkdir()
+    _middleware(harness)._write_again()
+    assert "cannot write the counts" in caplog.text
+    (live,) = files.read().live
+    assert live.at == before.at
+    assert live.monotonic > before.monotonic
 
 
 def test_jobs_run_on_if_the_folder_cannot_be_written_to(
