@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, TypeVar
 import dramatiq
 from dramatiq import Message
 from dramatiq.middleware import Middleware
-from pydantic import TypeAdapter, ValidationError
 
 from ..brokers import get_broker
 from ..config import (
@@ -26,8 +25,9 @@ from ..core.throttle import Throttle
 from ..middleware.delivery import ARGS, BATCH, Delivery
 from ..state import once
 from .calls import idempotency_key, messages_in, weight, wire
-from .model import Job, Metadata, invalid
-from .origins import JobOrigin, current_delivery, origins_of
+from .job_checks import JobChecks
+from .model import Job
+from .origins import current_delivery, origins_of
 from .payload_secrets import (
     ENCRYPTED,
     PayloadKeyMissing,
@@ -42,13 +42,6 @@ from .spelling import refuse_misspelled, warn_of_misspelled
 
 P = TypeVar("P")
 ProgressOf = Callable[[Job[Any]], Progress | None]
-
-_METADATA = TypeAdapter(Metadata)
-_METADATA_OF_MANY = TypeAdapter(list[Metadata])
-_NO_METADATA = Metadata()
-_EMPTY: tuple[Any, ...] = ({}, _NO_METADATA.wire())
-_PARTS = ("payload", "metadata")
-_NAMES = frozenset(_PARTS)
 
 #: The actors of this package, in import order.
 _actors: list[JobActor] = []
@@ -95,7 +88,7 @@ class JobActor(dramatiq.Actor[..., None]):
 
     #: Its payloads are checked models, written as JSON; brokers need not check their types again.
     sends_plain_json = True
-    #: Of its exceptions, logs and dead letters have type and places, by default.
+    #: The default disclosure of its exceptions is type and places.
     is_of_formrelay = True
 
     def __init__(
@@ -115,8 +108,8 @@ class JobActor(dramatiq.Actor[..., None]):
         self._declaration = declaration
         self.job_type = job_type
         self.worker = worker
-        self.schema: TypeAdapter[Any] = TypeAdapter(schema)
-        self.schema_of_many: TypeAdapter[list[Any]] = TypeAdapter(list[schema])
+        self._checks = JobChecks(name, schema)
+        self.schema = self._checks.schema
         #: Where payloads have secrets.
         self.secrets = secrets_of(schema)
         self.to_wire = to_wire
@@ -170,7 +163,7 @@ class JobActor(dramatiq.Actor[..., None]):
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
     ) -> Message[None]:
         self.declare()
-        payload, metadata = self._checked(args, kwargs or {})
+        payload, metadata = self._checks.check(args, kwargs or {})
         refuse_misspelled(self.actor_name, payload, metadata)
         if self.to_wire is not None:
             sent = self.to_wire(payload, args[0] if args else (kwargs or {}).get("payload"))
@@ -225,7 +218,7 @@ class JobActor(dramatiq.Actor[..., None]):
         try:
             return [
                 Job(
-                    *self._checked(part.args, decrypted_call(self.actor_name, part.kwargs)),
+                    *self._checks.check(part.args, decrypted_call(self.actor_name, part.kwargs)),
                     part.message_id,
                     part.message_timestamp,
                 )
@@ -278,7 +271,7 @@ class JobActor(dramatiq.Actor[..., None]):
         """The valid jobs of a batch and the errors of the invalid jobs, by index."""
         origins = origins_of(batch)
         batch, failures = decrypted_batch(self.actor_name, batch)
-        jobs = self._checked_together(batch, origins)
+        jobs = self._checks.check_together(batch, origins)
         if len(jobs) == len(batch):
             return jobs, {}
         for index, kwargs in enumerate(batch):
@@ -286,33 +279,11 @@ class JobActor(dramatiq.Actor[..., None]):
                 continue
             try:
                 named = {name: value for name, value in kwargs.items() if name != ARGS}
-                payload, metadata = self._checked(kwargs.get(ARGS, ()), named)
+                payload, metadata = self._checks.check(kwargs.get(ARGS, ()), named)
                 jobs[index] = Job(payload, metadata, *origins[index])
             except InvalidJob as error:
                 failures[index] = error  # the other jobs are processed
         return dict(sorted(jobs.items())), failures
-
-    def _checked_together(
-        self, batch: Sequence[dict[str, Any]], origins: Sequence[JobOrigin]
-    ) -> dict[int, Job[Any]]:
-        """The jobs in formrelay's own format, by index, validated by two calls of pydantic.
-
-        Empty if a job is invalid: the caller then validates the jobs one by one.
-        """
-        plain: Sequence[int] = range(len(batch))
-        if not all(kwargs.keys() <= _NAMES for kwargs in batch):
-            plain = [index for index in plain if batch[index].keys() <= _NAMES]
-        try:
-            payloads = self.schema_of_many.validate_python(
-                [batch[index].get("payload") for index in plain]
-            )
-            metadata = _metadata_of([batch[index].get("metadata") or {} for index in plain])
-        except ValidationError:
-            return {}
-        return {
-            index: Job(payload, about, *origins[index])
-            for index, payload, about in zip(plain, payloads, metadata, strict=True)
-        }
 
     def _run_many(self, jobs: list[Job[Any]]) -> None:
         try:
@@ -326,37 +297,13 @@ class JobActor(dramatiq.Actor[..., None]):
         kwargs: Mapping[str, Any],
         delivery: Delivery | None = None,
     ) -> Job[Any]:
-        payload, metadata = self._checked(args, decrypted_call(self.actor_name, kwargs))
+        payload, metadata = self._checks.check(args, decrypted_call(self.actor_name, kwargs))
         warn_of_misspelled(self.actor_name, payload, metadata)
         if delivery is None:
             return Job(payload, metadata)
         sent_at = delivery.message.message_timestamp
         again = delivery.is_redelivered
         return Job(payload, metadata, delivery.message_id, sent_at, delivery.attempt, again)
-
-    def _checked(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-        given = dict(zip(_PARTS, args, strict=False))
-        unknown = ", ".join(sorted(kwargs.keys() - set(_PARTS)))
-        if unknown:
-            raise InvalidJob(
-                f"{self.actor_name}: expected 'payload' and 'metadata', got {unknown} as well"
-            )
-        if len(args) > len(_PARTS) or given.keys() & kwargs.keys():
-            raise InvalidJob(
-                f"{self.actor_name}: expected 'payload' and 'metadata', each once, "
-                f"got {len(args)} positional and {len(kwargs)} keyword arguments"
-            )
-        given |= kwargs
-        part = "payload"
-        try:
-            checked = self.schema.validate_python(given.get("payload"))
-            part = "metadata"
-            metadata = given.get("metadata")
-            return checked, _METADATA.validate_python({} if metadata is None else metadata)
-        except ValidationError as error:
-            wrong = invalid(self.actor_name, part, error)
-        # Outside the except block: the pydantic error contains values and must not be its context.
-        raise wrong
 
 
 class _Declaration(NamedTuple):
@@ -435,9 +382,3 @@ def job_actor(
         return actor
 
     return decorate
-
-
-def _metadata_of(given: Sequence[Any]) -> Sequence[Metadata]:
-    if all(each in _EMPTY for each in given):  # true for nearly all events
-        return [_NO_METADATA] * len(given)
-    return _METADATA_OF_MANY.validate_python(given)
