@@ -36,8 +36,8 @@ __all__ = [
     "WorkerInfo",
 ]
 
-#: Number of messages that are looked at in one step.
-_EDITED_PER_PAGE = 500
+#: Number of messages that are read in one call.
+_PER_PAGE = 500
 
 
 class Inspector(DeadLetterInspector):
@@ -83,6 +83,20 @@ class Inspector(DeadLetterInspector):
         """Number of scheduled messages of all queues together, if the broker cannot count the
         scheduled messages of each; otherwise None."""
         return None
+
+    def browse_all(self, queue: str, state: State) -> Iterator[Entry]:
+        """Yield every message in a state, read in pages.
+
+        Raises:
+            NotAvailable: this broker cannot list messages in this state.
+        """
+        cursor: str | None = None
+        while True:
+            page = self.browse(queue, state, limit=_PER_PAGE, cursor=cursor)
+            yield from page.entries
+            cursor = page.cursor
+            if cursor is None:
+                return
 
     def due_counts(self, queues: Sequence[str], *, within: timedelta) -> dict[str, tuple[int, int]]:
         """Count the scheduled messages of queues that are due, and that are due ``within`` a time.
@@ -196,7 +210,7 @@ class Inspector(DeadLetterInspector):
         cursor: str | None = None
         pending: list[tuple[Entry, Edit]] = []
         while True:
-            page = self.browse(queue, state, limit=_EDITED_PER_PAGE, cursor=cursor)
+            page = self.browse(queue, state, limit=_PER_PAGE, cursor=cursor)
             edits = [(entry, edit(entry)) for entry in page.entries]
             # The cursor names the last message of a page, so that it is deleted a page later.
             done = pending if dry_run else self._edit(queue, pending)

@@ -20,7 +20,6 @@ from ..middleware.delivery import ARGS, BATCH
 #: Stand for the key of jobs with secrets in plain text, and with a text that has no key.
 PLAIN, DAMAGED = "none", "damaged"
 _EDITED = (State.WAITING, State.SCHEDULED, State.DEAD)
-_PAGE = 500
 
 
 @dataclass(slots=True)
@@ -83,17 +82,9 @@ class Encryption:
                 self.unseen[place] = number
 
     def _count_in_flight(self, queue: str) -> None:
-        cursor: str | None = None
         try:
-            while True:
-                page = self.broker.inspector.browse(
-                    queue, State.IN_FLIGHT, limit=_PAGE, cursor=cursor
-                )
-                for entry in page.entries:
-                    self.edit(entry, str(State.IN_FLIGHT))
-                cursor = page.cursor
-                if cursor is None:
-                    return
+            for entry in self.broker.inspector.browse_all(queue, State.IN_FLIGHT):
+                self.edit(entry, str(State.IN_FLIGHT))
         except NotAvailable:
             self.unseen.setdefault(str(State.IN_FLIGHT), 0)
 

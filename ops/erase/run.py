@@ -35,7 +35,6 @@ IN_FLIGHT = str(State.IN_FLIGHT)
 _EDITED = (State.WAITING, State.SCHEDULED, State.DEAD)
 #: Seconds between two looks at the jobs in flight.
 _LOOK_AGAIN = 1.0
-_PAGE = 500
 
 
 @dataclass(slots=True)
@@ -197,14 +196,9 @@ class Erasure:
             place.is_complete = self.dry_run
 
     def _look_in_flight_of(self, queue: str, place: Place) -> None:
-        cursor: str | None = None
-        while True:
-            page = self.broker.inspector.browse(queue, State.IN_FLIGHT, limit=_PAGE, cursor=cursor)
-            place.looked_at += len(page.entries)
-            place.found += sum(self._editor.edit(each) is not None for each in page.entries)
-            cursor = page.cursor
-            if cursor is None:
-                return
+        for entry in self.broker.inspector.browse_all(queue, State.IN_FLIGHT):
+            place.looked_at += 1
+            place.found += self._editor.edit(entry) is not None
 
     def _forget_jobs(self, step: EditStep) -> None:
         """Delete what the shared store has about erased jobs."""
