@@ -327,8 +327,8 @@ def _put(value: Any, path: Sequence[str | int], secret: Any) -> Any:
 
 def _changed(name: str) -> InvalidJob:
     return InvalidJob(
-        f"{name}: expected the encrypted secrets of this job, got those of another job, or a job "
-        "that was changed after it was encrypted: send it again, or edit it in the dashboard"
+        f"{name}: expected the encrypted secrets of this job, got the secrets of another job, or a "
+        "job that was changed after it was encrypted: send it again, or edit it in the dashboard"
     )
 
 

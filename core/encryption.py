@@ -1,4 +1,4 @@
-"""Encrypts with a list of Fernet keys, of which each encrypted text names its own.
+"""Encrypts with a list of Fernet keys; each encrypted text names its key.
 
 Fernet alone cannot tell a key that is missing from a text that was changed.
 """
@@ -17,7 +17,7 @@ _ID_LENGTH = 8
 
 
 class KeyMissing(FormrelayError):
-    """None of the keys is the one that encrypted a text.
+    """The key that encrypted a text is not in the list.
 
     Attributes:
         key_id: the id of the missing key.
@@ -99,7 +99,7 @@ class KeyList:
         try:
             data: bytes = fernet.decrypt(token.encode())
         except (InvalidToken, UnicodeEncodeError):
-            raise NotDecryptable("expected an encrypted text, got one that was changed") from None
+            raise NotDecryptable("expected an encrypted text, got a changed text") from None
         return data
 
     def digest(self, data: bytes) -> str:

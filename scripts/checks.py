@@ -76,11 +76,11 @@ _CONTRACT_WITHOUT_PINS = [
 _FEW_EXAMPLES = "--hypothesis-profile=brief"
 #: Tests on the oldest dependencies in a run of everything. The contract leaves out the embedded
 #: broker, because it is a Redis, and the in-memory broker, which uses none of these dependencies
-#: but Dramatiq (tests/testing has its tests). It leaves out what the content of messages decides,
-#: with calls of Redis and RabbitMQ that its other tests make too. The tests of actors leave out
-#: those that seek bugs of formrelay and not of versions: HTTP, failures of the sinks, many
-#: messages at once, and the content of e-mails and sheets. The tests with Django are those that
-#: send and run jobs. The stores in Redis are compared with those in memory.
+#: but Dramatiq (tests/testing has its tests). It also leaves out tests of the content of messages,
+#: whose calls of Redis and RabbitMQ other tests make too. The tests of actors leave out tests that
+#: seek bugs of formrelay and not of versions: HTTP, failures of the sinks, many messages at once,
+#: and the content of e-mails and sheets. The tests with Django send and run jobs. The stores in
+#: Redis are compared with the stores in memory.
 OLDEST_IN_BRIEF = [
     *("tests/brokers/contract", *_ON_THE_OLDEST, "tests/config", "tests/state/test_agreement.py"),
     *(f"tests/djangoapp/test_{name}.py" for name in ("enqueue", "worker", "django_dramatiq")),
