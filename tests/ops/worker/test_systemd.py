@@ -124,7 +124,7 @@ def test_a_worker_with_a_hanging_consumer_triggers_the_watchdog(
     wait_until(lambda: "WATCHDOG=1" in systemd.listen())
 
 
-def test_a_process_that_hangs_as_a_whole_is_told_by_the_others_of_its_command(
+def test_a_process_that_hangs_as_a_whole_is_reported_by_its_siblings(
     harness: Harness, address: str, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as sibling:
