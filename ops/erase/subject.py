@@ -25,6 +25,8 @@ _HOST = re.compile(r"[\w.-]{1,255}")
 _MAX_LOCAL = 256
 #: Characters before an address in a URL or in quotes, which a local part may contain too.
 _SEPARATORS = "=/?&'`{|"
+#: Escapes of JSON in a text; the letters are those of white space and control characters.
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[bfnrt])")
 #: Between the name of a field and its value in a text: quotes, colons, escaped quotes.
 _BETWEEN = r"[\s\"'\\:=>\[]{1,12}"
 
@@ -97,6 +99,8 @@ class Subject:
         if not local.endswith(own_local) or not _is_host(host, own_host):
             return False
         before = local[: -len(own_local)]
+        if before.endswith("'") and before[-2:-1].isalnum():
+            return False  # no quote: o'brien@example.com
         # `to=ann@example.com` in a URL: these characters are allowed in an address, and rare there.
         return not before or before[-1] in _SEPARATORS
 
@@ -122,12 +126,17 @@ def _addresses(text: str) -> Iterator[tuple[str, str]]:
 def _spellings(text: str) -> Iterator[str]:
     if "@" in text:
         yield text
-    if "%40" in text:
+    if "%40" in text or ("%" in text and "@" in text):  # mailto:ann%2Bnews@example.com
         yield unquote(text)
-    if "&#64;" in text or "&commat;" in text:
+    if "&#" in text or "&commat;" in text:
         yield unescape(text)
-    if "\\u0040" in text:
-        yield text.replace("\\u0040", "@")
+    if "\\" in text:
+        yield _ESCAPE.sub(_unescaped, text)
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    code = escape[1]
+    return chr(int(code, 16)) if code else " "
 
 
 def _is_host(host: str, own: str) -> bool:
