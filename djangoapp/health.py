@@ -11,7 +11,7 @@ from django.views.decorators.http import require_safe
 
 from ..brokers import RelayBroker, get_broker
 from ..core.errors import FormrelayError, describe
-from ..ops.worker_health import NOTHING_KNOWN, worker_health
+from ..ops.health.summary import NOTHING_KNOWN, worker_health
 from .access import is_staff
 from .discovery import declare_all
 from .shared_call import SharedCall

@@ -71,7 +71,7 @@ class QueueSize:
 
     queue: str
     waiting: int
-    delayed: int | None
+    scheduled: int | None
     in_flight: int | None
     dead: int
 
@@ -256,11 +256,11 @@ def _number_or_none(value: Any) -> float | None:
 
 def _size(data: Any) -> QueueSize:
     known = data if isinstance(data, dict) else {}
-    delayed, in_flight = known.get("delayed"), known.get("in_flight")
+    scheduled, in_flight = known.get("scheduled"), known.get("in_flight")
     return QueueSize(
         str(known.get("queue", "")),
         int(_number(known.get("waiting"))),
-        delayed if isinstance(delayed, int) else None,
+        scheduled if isinstance(scheduled, int) else None,
         in_flight if isinstance(in_flight, int) else None,
         int(_number(known.get("dead"))),
     )

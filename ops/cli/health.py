@@ -8,7 +8,7 @@ import typer
 
 from ...actors import declare_actors
 from ...brokers import RelayBroker, get_broker
-from ..health_check import check_health
+from ..health.check import check_health
 from ..output import print_json, print_table
 from ..worker.boot import NOT_FINE
 from .options import JsonOption

@@ -11,7 +11,7 @@ import typer
 from ...brokers import get_broker
 from ...config import WorkerHttpSettings, get_settings
 from ...core.errors import ConfigError
-from ..health_http import add_health_pages
+from ..health.pages import add_health_pages
 from ..logs import setup_logging
 from ..metrics.files import Machine, WorkerFiles
 from ..metrics.queues import QueueFigures, QueueReader

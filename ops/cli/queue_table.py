@@ -11,8 +11,8 @@ from ...brokers import Inspector, NotAvailable, QueueCounts, get_broker
 from ...core.errors import BrokerError, describe
 from ...state import make_history
 from ...state.history import Point, total
+from ..health.status_json import queue_to_json
 from ..output import NOT_AVAILABLE, age
-from ..status_json import queue_to_json
 from .options import hidden_queues
 
 #: The rates are those of this time.

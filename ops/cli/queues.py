@@ -11,6 +11,7 @@ import typer
 from ...brokers import Inspector, QueueCounts, get_broker
 from ...core.errors import BrokerError, ConfigError, describe
 from ..audit import audited
+from ..health.status_json import workers_to_json
 from ..output import (
     NOT_AVAILABLE,
     age,
@@ -21,7 +22,6 @@ from ..output import (
     say,
     say_error,
 )
-from ..status_json import workers_to_json
 from ..worker.boot import NOT_FINE
 from .candidates import queue_names
 from .confirm import YesOption, confirm

@@ -19,7 +19,7 @@ from ...brokers import RelayBroker
 from ...core.printable import check_id, read_id
 from ...state.audit import Via
 from ..audit import Operator, record
-from ..worker_health import worker_health
+from ..health.summary import worker_health
 from .access import Access, HostAccess, User
 from .assets import asset_names
 from .cached import Cached

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from ...brokers import Inspector, NotAvailable, get_broker
 from ...core.printable import printable
-from .. import health_check
+from ..health import check as health_check
+from ..health.status_json import list_workers
+from ..health.worker_states import FAILING, WorkerState
 from ..output import age
-from ..status_json import list_workers
-from ..worker_states import FAILING, WorkerState
 from .finding import Finding
 
 #: Maximum number of workers in a state that are named.

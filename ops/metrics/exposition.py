@@ -131,7 +131,7 @@ def _queue_metrics(figures: QueueFigures) -> Iterator[Metric]:
     for each in figures.counts:
         states = {
             "waiting": each.waiting,
-            "delayed": each.scheduled,
+            "scheduled": each.scheduled,
             "in_flight": each.in_flight,
             "dead": each.dead,
         }
@@ -147,10 +147,10 @@ def _queue_metrics(figures: QueueFigures) -> Iterator[Metric]:
             due_jobs.add_metric([each.queue], is_due)
         backlog.add_metric([each.queue], each.waiting + is_soon)
     yield from (jobs, oldest, due_jobs, backlog)
-    delayed = _gauge(names.DELAYED_JOBS)
+    scheduled = _gauge(names.SCHEDULED_JOBS)
     if figures.scheduled_in_all is not None:
-        delayed.add_metric([], figures.scheduled_in_all)
-    yield delayed
+        scheduled.add_metric([], figures.scheduled_in_all)
+    yield scheduled
     is_up = _gauge(names.BROKER_UP)
     if figures.is_up is not None:
         is_up.add_metric([], figures.is_up)

@@ -78,8 +78,8 @@ SCHEDULE_LATENESS = Metric(
     "schedule_lateness_seconds",
     "histogram",
     ("queue",),
-    "Time from the due time of a delayed job or a retry to the start of its attempt. Includes the "
-    "time in the queue.",
+    "Time from the due time of a scheduled job or a retry to the start of its attempt. Includes "
+    "the time in the queue.",
 )
 
 # -- sinks ---------------------------------------------------------------------------------
@@ -111,8 +111,8 @@ QUEUE_JOBS = Metric(
     "queue_jobs",
     "gauge",
     ("queue", "state"),
-    "Jobs on the broker by state: waiting, delayed, in_flight, dead. A state that the broker does "
-    f"not count is missing. {_EACH}",
+    "Jobs on the broker by state: waiting, scheduled, in_flight, dead. A state that the broker "
+    f"does not count is missing. {_EACH}",
 )
 QUEUE_OLDEST = Metric(
     "queue_oldest_seconds",
@@ -125,20 +125,20 @@ QUEUE_DUE_JOBS = Metric(
     "queue_due_jobs",
     "gauge",
     ("queue",),
-    f"Delayed jobs that are due and that no worker has fetched. Redis only. {_EACH}",
+    f"Scheduled jobs that are due and that no worker has fetched. Redis only. {_EACH}",
 )
 QUEUE_BACKLOG_JOBS = Metric(
     "queue_backlog_jobs",
     "gauge",
     ("queue",),
-    "Waiting jobs, and on Redis delayed jobs that are due within a minute. For autoscalers. "
+    "Waiting jobs, and on Redis scheduled jobs that are due within a minute. For autoscalers. "
     f"{_EACH}",
 )
-DELAYED_JOBS = Metric(
-    "delayed_jobs",
+SCHEDULED_JOBS = Metric(
+    "scheduled_jobs",
     "gauge",
     (),
-    "Delayed jobs of all queues together. Only where the broker does not count them by queue "
+    "Scheduled jobs of all queues together. Only where the broker does not count them by queue "
     "(RabbitMQ). Each machine exports the same value: use max().",
 )
 BROKER_UP = Metric(
@@ -196,7 +196,7 @@ BUILD_INFO = Metric(
 ALL = (
     *(JOBS, JOB_DURATION, RETRIES, DEFERRALS, DEAD_LETTERS, BATCH_JOBS, SCHEDULE_LATENESS),
     *(SINK_REQUEST_DURATION, SINK_PAUSED, WEBHOOK_BREAKERS_OPEN),
-    *(QUEUE_JOBS, QUEUE_OLDEST, QUEUE_DUE_JOBS, QUEUE_BACKLOG_JOBS, DELAYED_JOBS, BROKER_UP),
+    *(QUEUE_JOBS, QUEUE_OLDEST, QUEUE_DUE_JOBS, QUEUE_BACKLOG_JOBS, SCHEDULED_JOBS, BROKER_UP),
     *(WORKERS, WORKER_STARTS, WORKER_CRASHES, WORKER_RECYCLES),
     *(WORKER_MEMORY, WORKER_MEMORY_MAX, WORKER_SNAPSHOT_AGE, LOG_LINES_DROPPED, BUILD_INFO),
 )

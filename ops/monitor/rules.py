@@ -10,8 +10,8 @@ from ...config import AlertSettings
 from ...config.alerts import RULES, number_of
 from ...core.printable import shown_id
 from ...state.worker_reports import WorkerReport
+from ..health.worker_states import WorkerState, judge_report
 from ..output import age
-from ..worker_states import WorkerState, judge_report
 from .facts import Facts, QueueFacts
 from .findings import Finding, finding
 

@@ -91,7 +91,7 @@ def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
 def _serve_metrics(broker: RelayBroker, settings: Settings) -> None:
     if settings.worker_http.port is None:
         return
-    from ..health_http import add_health_pages
+    from ..health.pages import add_health_pages
     from ..metrics.process import WorkerHttp
 
     add_health_pages()

@@ -20,8 +20,8 @@ from ...core.exit_reason import exit_reason
 from ...core.periodic import Periodic
 from ...core.process import parent_of
 from ...middleware.worker_report import longest_stall, running_consumers
-from ..local_workers import local_workers
-from ..worker_states import WorkerState, judge_snapshot
+from ..health.local_workers import local_workers
+from ..health.worker_states import WorkerState, judge_snapshot
 
 logger = logging.getLogger("formrelay.workers")
 

@@ -41,7 +41,7 @@ TRIGGERS = [
     for trigger in document["spec"]["triggers"]
 ]
 #: Redis counts delayed jobs by queue instead.
-ONLY_ON_RABBITMQ = {"formrelay_delayed_jobs"}
+ONLY_ON_RABBITMQ = {"formrelay_scheduled_jobs"}
 
 
 def metrics_in(query: str) -> set[str]:

@@ -8,7 +8,7 @@ import orjson
 from werkzeug import Response
 
 from ....core.errors import FormrelayError, describe
-from ...worker_health import NOTHING_KNOWN
+from ...health.summary import NOTHING_KNOWN
 from ..view import Route, View
 
 

@@ -11,8 +11,8 @@ from werkzeug import Response
 from ....brokers import NotAvailable, QueueCounts, RelayBroker
 from ....brokers.inspection import WorkerInfo
 from ....core.errors import BrokerError, describe
-from ...local_workers import local_workers
-from ...status_json import worker_to_json
+from ...health.local_workers import local_workers
+from ...health.status_json import worker_to_json
 from ..external_systems import ExternalSystem
 from ..figures import NO_ATTEMPTS, RATE_MINUTES, QueueFigures
 from ..sink_states import sink_states

@@ -122,7 +122,7 @@ def test_what_a_broker_does_not_tell_is_missing_not_zero() -> None:
         "queue_jobs{queue=q,state=dead}": 1,
         "queue_backlog_jobs{queue=q}": 5,
     }
-    assert page(queues=rabbitmq)["delayed_jobs{}"] == 40
+    assert page(queues=rabbitmq)["scheduled_jobs{}"] == 40
     unknown = page(queues=QueueFigures())
     assert not [name for name in unknown if name.startswith(("queue", "broker"))]
     assert page(queues=QueueFigures(False))["broker_up{}"] == 0

@@ -17,8 +17,8 @@ import requests
 from formrelay.brokers import BrokerUnavailable
 from formrelay.config import WorkerHttpSettings
 from formrelay.core.errors import FormrelayError
-from formrelay.ops import health_http
-from formrelay.ops.health_http import HealthReader, add_health_pages, health, livez, readyz
+from formrelay.ops.health import pages
+from formrelay.ops.health.pages import HealthReader, add_health_pages, health, livez, readyz
 from formrelay.ops.metrics.files import WorkerFiles
 from formrelay.ops.metrics.pages import PAGES
 from formrelay.ops.metrics.queues import QueueReader
@@ -115,13 +115,13 @@ def test_concurrent_requests_share_one_reading_of_the_broker(
         goes_on.wait(60)
         return {"status": "ok"}
 
-    monkeypatch.setattr(health_http, "worker_health", read)
-    monkeypatch.setattr(health_http, "_WAIT", 0.01)
+    monkeypatch.setattr(pages, "worker_health", read)
+    monkeypatch.setattr(pages, "_WAIT", 0.01)
     reader = HealthReader(lambda: None)  # type: ignore[arg-type, return-value]
     for _ in range(3):  # the broker hangs
         with pytest.raises(BrokerUnavailable):
             reader.get()
-    monkeypatch.setattr(health_http, "_WAIT", 60)
+    monkeypatch.setattr(pages, "_WAIT", 60)
     goes_on.set()
     assert reader.get() == {"status": "ok"}
     assert reader.get() == {"status": "ok"}
@@ -133,7 +133,7 @@ def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A port that is served, with one worker process."""
     for path in ("/livez", "/readyz", "/api/v1/workers/health"):
         monkeypatch.setitem(PAGES, path, None)  # restored after the test
-    monkeypatch.setattr(health_http, "get_broker", lambda: None)
+    monkeypatch.setattr(pages, "get_broker", lambda: None)
     add_health_pages()
     with closing(socket.create_server(("127.0.0.1", 0))) as probe:
         port = int(probe.getsockname()[1])
@@ -152,7 +152,7 @@ def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 def test_the_port_serves_the_probes_and_tells_details_to_this_machine_alone(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health_http, "worker_health", lambda _: {"status": "ok", "workers": []})
+    monkeypatch.setattr(pages, "worker_health", lambda _: {"status": "ok", "workers": []})
     url = f"http://127.0.0.1:{port}"
     for path in ("livez", "readyz"):
         answer = requests.get(f"{url}/{path}", timeout=30)

@@ -13,7 +13,7 @@ import pytest
 
 from formrelay.brokers import QueueCounts, WorkerInfo
 from formrelay.core.process import process_key
-from formrelay.ops.worker_states import WorkerState, judge, problems, without_worker
+from formrelay.ops.health.worker_states import WorkerState, judge, problems, without_worker
 from formrelay.state.worker_reports import WorkerReport
 from tests.ops.metrics.processes import snapshot
 from tests.support.waiting import wait_until

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..brokers import NotAvailable, QueueCounts, RelayBroker, WorkerInfo
-from ..state.worker_reports import SILENT_AFTER, QueueSize, WorkerReport
+from ...brokers import NotAvailable, QueueCounts, RelayBroker, WorkerInfo
+from ...state.worker_reports import SILENT_AFTER, QueueSize, WorkerReport
+from ..metrics.snapshot import Snapshot
 from .local_workers import local_workers
-from .metrics.snapshot import Snapshot
 from .worker_states import WorkerState, judge
 
 
@@ -83,7 +83,7 @@ def _size_to_json(size: QueueSize) -> dict[str, Any]:
     return {
         "queue": size.queue,
         "waiting": size.waiting,
-        "scheduled": size.delayed,
+        "scheduled": size.scheduled,
         "in_flight": size.in_flight,
         "dead": size.dead,
     }

@@ -10,7 +10,7 @@ import pytest
 
 from formrelay.brokers import QueueCounts, RelayBroker
 from formrelay.core.errors import FormrelayError
-from formrelay.ops.health_check import check_health, queues_result, workers_result
+from formrelay.ops.health.check import check_health, queues_result, workers_result
 from tests.ops.shell import Shell
 from tests.support.command import run
 from tests.support.waiting import wait_until

@@ -14,12 +14,12 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..brokers import NotAvailable, QueueCounts, RelayBroker
-from ..config import get_settings
-from ..core.errors import FormrelayError, describe
-from .output import join_names
-from .probes import answers_within
-from .reachability import connect_to_api, is_embedded_clickhouse, problem_of
+from ...brokers import NotAvailable, QueueCounts, RelayBroker
+from ...config import get_settings
+from ...core.errors import FormrelayError, describe
+from ..output import join_names
+from ..probes import answers_within
+from ..reachability import connect_to_api, is_embedded_clickhouse, problem_of
 from .status_json import workers_to_json
 from .worker_states import FAILING, WorkerState, jobs, problems, without_worker
 
@@ -131,7 +131,7 @@ def _store(broker: RelayBroker) -> CheckResult:
     state = broker.state
     if state is None:
         return CheckResult("store", True, "none is shared: set STATE_URL to a Redis URL")
-    from ..state.redis.connection import translated
+    from ...state.redis.connection import translated
 
     try:
         with translated(state.where):
@@ -255,7 +255,7 @@ def _configured_sinks() -> Iterator[tuple[str, Check]]:
 
 
 def _clickhouse() -> Iterator[CheckResult]:
-    from ..actors.resources import clickhouse
+    from ...actors.resources import clickhouse
 
     if is_embedded_clickhouse(get_settings().clickhouse.secret("url")):
         yield CheckResult("clickhouse", True, "embedded: only the worker of events can open it")
@@ -280,8 +280,8 @@ def _api() -> Iterator[CheckResult]:
 
 
 def _smtp() -> Iterator[CheckResult]:
-    from ..actors.emails.resources import make_account
-    from ..sinks.smtp.probe import try_login
+    from ...actors.emails.resources import make_account
+    from ...sinks.smtp.probe import try_login
 
     account = make_account(get_settings())
     *_, last = try_login(account)
@@ -292,7 +292,7 @@ def _smtp() -> Iterator[CheckResult]:
 
 
 def _sheets() -> Iterator[CheckResult]:
-    from ..actors.sheets.resources import sheet_resources
+    from ...actors.sheets.resources import sheet_resources
 
     account = sheet_resources().connections.account
     if account is None:

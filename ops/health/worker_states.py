@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from ..brokers import QueueCounts, WorkerInfo
-from ..core.process import Fate, fate_of
-from ..state.worker_reports import SILENT_AFTER, WorkerReport
-from .metrics.snapshot import Snapshot
-from .output import age
+from ...brokers import QueueCounts, WorkerInfo
+from ...core.process import Fate, fate_of
+from ...state.worker_reports import SILENT_AFTER, WorkerReport
+from ..metrics.snapshot import Snapshot
+from ..output import age
 
 
 class WorkerState(StrEnum):

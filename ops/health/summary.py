@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..brokers import NotAvailable, RelayBroker
-from ..config import get_settings
+from ...brokers import NotAvailable, RelayBroker
+from ...config import get_settings
 from .status_json import list_workers, queue_to_json
 from .worker_states import problems, without_worker
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import orjson
 
-from ..brokers import BrokerUnavailable, RelayBroker, get_broker
-from ..core.errors import FormrelayError, describe
-from .metrics.pages import PAGES, Request, Response
-from .metrics.snapshot import Snapshot
-from .output import join_names
-from .worker_health import NOTHING_KNOWN, worker_health
+from ...brokers import BrokerUnavailable, RelayBroker, get_broker
+from ...core.errors import FormrelayError, describe
+from ..metrics.pages import PAGES, Request, Response
+from ..metrics.snapshot import Snapshot
+from ..output import join_names
+from .summary import NOTHING_KNOWN, worker_health
 from .worker_states import WorkerState, judge_snapshot
 
 #: Seconds that a request waits for the broker, and for which an answer is shared.
@@ -100,7 +100,7 @@ class HealthReader:
         self._found: dict[str, Any] | Exception = {}
 
     def get(self) -> dict[str, Any]:
-        """Return the health (:func:`.worker_health.worker_health`).
+        """Return the health (:func:`.summary.worker_health`).
 
         Raises:
             FormrelayError: the broker failed, or does not answer.

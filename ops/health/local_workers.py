@@ -5,10 +5,10 @@ Needs no broker and no store, so it also finds a worker that can reach neither.
 
 from __future__ import annotations
 
-from ..config import get_settings
-from ..core.errors import ConfigError
-from .metrics.files import WorkerFiles
-from .metrics.snapshot import Snapshot
+from ...config import get_settings
+from ...core.errors import ConfigError
+from ..metrics.files import WorkerFiles
+from ..metrics.snapshot import Snapshot
 
 
 def local_workers() -> dict[str, Snapshot]:
