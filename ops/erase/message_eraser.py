@@ -9,7 +9,7 @@ from dramatiq import Message
 
 from ...actors.calls import messages_in
 from ...actors.events import record_events
-from ...actors.payload_secrets import readable_call
+from ...actors.payload_secrets import ENCRYPTED, readable_call
 from ...actors.webhooks.delivery_log import record_attempts
 from ...brokers import Entry
 from ...brokers.envelope import encode, undecodable_bytes
@@ -33,11 +33,15 @@ class MessageEraser:
     """Edits messages for one erasure.
 
     A job that an erased job caused is erased too: an e-mail about a submission may not name it.
+
+    Attributes:
+        unread: number of jobs and parts of batches whose secrets this process cannot decrypt.
     """
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         self._erased_ids: set[str] = set()
+        self.unread = 0
 
     def edit(self, entry: Entry) -> Edit:
         """Return the edit of a message: None to keep it, DELETED, or its new body."""
@@ -57,7 +61,7 @@ class MessageEraser:
             parts = kept = []
         named = {} if rest is None else {BATCH: None, _PAYLOAD: None}
         # An address may be in the encrypted variables of an e-mail.
-        readable = readable_call(message.actor_name, message.kwargs)
+        readable = self._readable(message.actor_name, message.kwargs)
         others = [message.args, {**readable, **named}, message.options]
         if self._is_caused(message.options) or self._subject.is_in(others) or (parts and not kept):
             self._note(message.message_id)
@@ -82,7 +86,7 @@ class MessageEraser:
             return False
         options, kwargs = part.get("options"), part.get("kwargs")
         if isinstance(kwargs, Mapping):
-            kwargs = readable_call(actor_name, kwargs)
+            kwargs = self._readable(actor_name, kwargs)
         values = {"args": part.get(ARGS), "kwargs": kwargs}
         is_about = self._subject.is_in(values) or (
             isinstance(options, Mapping) and self._is_caused(options)
@@ -90,6 +94,11 @@ class MessageEraser:
         if is_about and isinstance(id := part.get("message_id"), str):
             self._note(id)
         return is_about
+
+    def _readable(self, actor_name: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        found = readable_call(actor_name, kwargs)
+        self.unread += ENCRYPTED in found
+        return found
 
     def _is_caused(self, options: Mapping[str, Any]) -> bool:
         cause = options.get(CAUSED_BY)

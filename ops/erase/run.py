@@ -164,12 +164,12 @@ class Erasure:
             self._lists_in_flight = False
         if place.found:
             place.note = "a worker has them: run the command again, or use --wait"
-        place.is_complete = not place.found
+        place.is_complete = place.is_complete and not place.found
         return place.found
 
     def _edit(self, queue: str, state: State) -> None:
         place = self._place(state)
-        inspector = self.broker.inspector
+        inspector, unread = self.broker.inspector, self._editor.unread
         try:
             for step in inspector.edit_all(queue, state, self._editor.edit, dry_run=self.dry_run):
                 place.add(step)
@@ -177,11 +177,18 @@ class Erasure:
                     place.note = "only the oldest were looked at"
                 if not self.dry_run:
                     self._forget_jobs(step)
+                self._note_encrypted(unread, place)
                 self.progress(self._looked_at, self.erased)
                 if self._stops():
                     return
         except NotAvailable:
             self._note_unreadable(queue, state, place)
+
+    def _note_encrypted(self, unread: int, place: Place) -> None:
+        """Note that jobs seen since ``unread`` may be about the person, in encrypted secrets."""
+        if self._editor.unread > unread:
+            place.note = "some have secrets that cannot be decrypted here: set PAYLOAD_KEYS"
+            place.is_complete = False
 
     def _note_unreadable(self, queue: str, state: State, place: Place) -> None:
         """Note how many messages RabbitMQ has that cannot be looked at."""
@@ -196,9 +203,11 @@ class Erasure:
             place.is_complete = self.dry_run
 
     def _look_in_flight_of(self, queue: str, place: Place) -> None:
+        unread = self._editor.unread
         for entry in self.broker.inspector.browse_all(queue, State.IN_FLIGHT):
             place.looked_at += 1
             place.found += self._editor.edit(entry) is not None
+        self._note_encrypted(unread, place)
 
     def _forget_jobs(self, step: EditStep) -> None:
         """Delete what the shared store has about erased jobs."""

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from dramatiq import Message
 
+from formrelay.actors import payload_secrets
 from formrelay.actors.webhooks.redis_registry import RedisRegistry
 from formrelay.brokers import BrokerOptions, State
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
@@ -258,3 +259,17 @@ def test_rabbitmq_says_what_it_cannot_look_at(rabbitmq_url: str, unique: str) ->
     assert (later.erased, later.is_complete) == (0, False)
     assert "1 of all queues together" in later.places["scheduled"].note
     broker.close()
+
+
+def test_jobs_that_cannot_be_decrypted_are_known_to_be_left(
+    broker: RedisBroker, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload_secrets, "get_settings", settings)
+    add(harness, {"payload": {"to": [BOB]}})
+    assert erase(broker, email())["waiting"].is_complete
+    add(harness, {"payload": {"url": {"$encrypted": "ab"}}, "encrypted": "1.0f0f0f0f.gAAAAA"})
+    for dry_run in (True, False):
+        place = erase(broker, email(), dry_run=dry_run)["waiting"]
+        assert (place.found, place.is_complete) == (0, False)
+        assert "set PAYLOAD_KEYS" in place.note
+    assert len(payloads(harness)) == 2
