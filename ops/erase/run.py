@@ -88,7 +88,6 @@ class Erasure:
     places: dict[str, Place] = field(default_factory=dict)
     is_stopped: bool = False
     settings: Settings = field(default_factory=get_settings)
-    _lists_in_flight: bool = True
     _editor: MessageEraser = field(init=False)
     _eraser: StoreEraser | None = field(init=False, default=None)
 
@@ -125,7 +124,8 @@ class Erasure:
     def _edit_queues(self) -> None:
         ends = time.monotonic() + self.wait
         had = self._look_in_flight()
-        # Two passes, since workers put jobs back during the first; more passes with ``wait``.
+        # Two passes, since workers put jobs back during the first, and a job that an erased job
+        # caused may be before it; more passes with ``wait``.
         for number in count():
             before = self.erased
             self._pass()
@@ -134,7 +134,7 @@ class Erasure:
             has = self._look_in_flight()
             is_settled = not had and not has and (number > 0 or self.erased == before)
             is_over = number > 0 and not (has and time.monotonic() < ends)
-            if is_settled or is_over or not self._lists_in_flight:
+            if is_settled or is_over:
                 return
             if has and time.monotonic() < ends:
                 time.sleep(_LOOK_AGAIN)
@@ -161,7 +161,6 @@ class Erasure:
                 self._look_in_flight_of(queue, place)
         except NotAvailable:
             place.note = "RabbitMQ cannot list them: run the command again later"
-            self._lists_in_flight = False
         if place.found:
             place.note = "a worker has them: run the command again, or use --wait"
         place.is_complete = place.is_complete and not place.found

@@ -253,6 +253,14 @@ def test_rabbitmq_says_what_it_cannot_look_at(rabbitmq_url: str, unique: str) ->
     assert (done.places["waiting"].found, done.is_complete) == (1, True)
     assert broker.counts(unique).waiting == 1
     note = broker.actors["note"]
+    # A job before the job that caused it is found too.
+    cause = note.message_with_options(kwargs={"payload": ANN})
+    options = {CAUSED_BY: cause.message_id}
+    broker.enqueue(note.message_with_options(kwargs={"payload": "thanks"}, **options))
+    broker.enqueue(cause)
+    both = Erasure(broker, email(), settings=settings())
+    both.run()
+    assert (both.places["waiting"].found, both.is_complete) == (2, True)
     note.send_with_options(kwargs={"payload": ANN}, delay=3_600_000)
     later = Erasure(broker, email(), settings=settings())
     later.run()
