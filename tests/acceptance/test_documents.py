@@ -66,7 +66,7 @@ JOBS = [
     pytest.param(block, id=f"{document.name}-{number}")
     for document in DOCUMENTS
     for number, block in enumerate(re.findall(r"```json\n(.*?)```", document.read_text(), re.S))
-    if '"payload"' in block
+    if '"type"' in block and '"payload"' in block
 ]
 
 

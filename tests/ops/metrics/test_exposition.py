@@ -93,7 +93,7 @@ def test_each_number_is_in_its_place() -> None:
         "sink_paused{sink=api}": 1,
         "webhook_breakers_open{}": 1,
         "queue_jobs{queue=q,state=waiting}": 5,
-        "queue_jobs{queue=q,state=delayed}": 7,
+        "queue_jobs{queue=q,state=scheduled}": 7,
         "queue_jobs{queue=q,state=in_flight}": 2,
         "queue_jobs{queue=q,state=dead}": 1,
         "queue_oldest_seconds{queue=q}": 9,
