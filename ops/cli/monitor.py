@@ -14,14 +14,14 @@ from ...actors import declare_actors
 from ...brokers import RelayBroker, get_broker
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
-from ...core.errors import describe
+from ...core.errors import BrokerError, describe
 from ...core.failure import worker_name
 from ..logs import setup_logging
 from ..monitor.alert_states import AlertState, Event
 from ..monitor.collecting import Collector
 from ..monitor.findings import ABOUT, Finding, finding
 from ..monitor.messages import notify
-from ..monitor.monitor import Monitor
+from ..monitor.monitor import Monitor, store_finding
 from ..monitor.receivers import make_receivers
 from ..monitor.rules import evaluate
 from ..output import print_json, print_table, say_error
@@ -91,8 +91,12 @@ def _look() -> list[Finding]:
     """Look once, and return the problems, however long they have lasted."""
     settings, broker = get_settings(), _broker()
     clocks = {}
-    if broker.state is not None and settings.broker.kind != "rabbitmq":
-        info = broker.server_info()
+    if broker.state is not None:
+        try:
+            broker.worker_reports().read()
+            info = broker.server_info() if settings.broker.kind != "rabbitmq" else None
+        except BrokerError as error:
+            return [store_finding(settings, error)]
         if info is not None and info.clock_ahead is not None:
             clocks[worker_name()] = -info.clock_ahead
     facts = Collector(broker, settings, limit=_LIMIT).collect(clocks, {})

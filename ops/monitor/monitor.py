@@ -21,7 +21,7 @@ from ...state import make_alert_store
 from ...state.alert_store import AlertStore, Leadership, MemoryAlertStore, OutboxEntry
 from .alert_states import AlertState
 from .collecting import Collector, unreceived
-from .findings import finding
+from .findings import Finding, finding
 from .heartbeat import Heartbeat
 from .machine_lock import MachineLock
 from .outbox_delivery import OutboxDelivery
@@ -201,11 +201,9 @@ class Monitor:
         self._has_own = bool(states["alerts"] or outbox)
 
     def _about_store(self, error: BrokerError | None) -> Evaluation:
-        rule = "broker_unreachable" if _is_store(self._settings) else "store_unreachable"
-        if error is None or not self._settings.alerts.is_on(rule):
-            return Evaluation([], frozenset())
-        host = socket.gethostname()
-        return Evaluation([finding(rule, describe(error), host=host)], frozenset())
+        found = [] if error is None else [store_finding(self._settings, error)]
+        alerts = self._settings.alerts
+        return Evaluation([each for each in found if alerts.is_on(each.rule)], frozenset())
 
     def _speaks(self, now: float) -> bool:
         """Whether this process reports for all monitors: the leader first, deputies later.
@@ -227,6 +225,12 @@ class Monitor:
         found = list(Memory.from_json(self._own_store.load()[0]).alerts.values())
         found += Memory.from_json(self._store.load()[0]).alerts.values()
         return [state for state in found if state.is_firing]
+
+
+def store_finding(settings: Settings, error: BrokerError) -> Finding:
+    """The problem that the state store cannot be reached from this machine."""
+    rule = "broker_unreachable" if _is_store(settings) else "store_unreachable"
+    return finding(rule, describe(error), host=socket.gethostname())
 
 
 def _is_store(settings: Settings) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from ...core.exit_reason import set_exit_reason
 
 #: Seconds within which a second signal is taken for a copy of the first.
-_COPY_WITHIN = 2.0
+_COPY_WITHIN = 5.0
 _NUMBERS = (signal.SIGTERM, *filter(None, [getattr(signal, "SIGHUP", None)]))
 
 
@@ -24,7 +24,7 @@ class StopSignals:
     ``timeout``, ``docker compose`` with ``init``, systemd without ``KillMode=mixed`` and Ctrl-C of
     some shells send SIGTERM to all processes of a group. Dramatiq's main process passes its own on
     to its workers, which take the second for an order to leave their jobs unfinished. So one
-    repetition is ignored. A third signal, or a second one after two seconds, still is that order.
+    repetition is ignored. A third signal, or a second one after five seconds, still is that order.
 
     A worker that is to be recycled is ended without a signal (:meth:`end_worker`), and the first
     signal that follows is not the second for Dramatiq.

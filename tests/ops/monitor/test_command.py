@@ -40,6 +40,14 @@ def test_once_prints_the_problems_and_test_tries_the_receivers(
         ("sink_unreachable", {"sink": "api"})
     ]
     assert status == 1
+    gone = "redis://127.0.0.1:1"
+    for env, rule in (
+        ({"REDIS_URL": gone}, "broker_unreachable"),
+        ({"REDIS_URL": redis_url, "STATE_URL": gone}, "store_unreachable"),
+    ):
+        status, problems = command("--once", **env)
+        assert [each["rule"] for each in problems] == [rule]
+        assert status == 1
     url = "http://127.0.0.1:1/services/a-secret"
     status, tried = command("--test", REDIS_URL="redis://127.0.0.1:1", ALERT_SLACK_URL=url)
     assert [(each["receiver"], each["ok"]) for each in tried] == [("log", True), ("slack", False)]
