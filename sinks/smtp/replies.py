@@ -206,9 +206,30 @@ def clean(text: str, hidden: Iterable[str] = ()) -> str:
     lowered = text.lower()
     found = [spelling for spelling in hidden if spelling in lowered]
     for spelling in sorted(found, key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(spelling)}(?!\w)", _MARK, text, flags=re.IGNORECASE)
+        text = _without_word(text, spelling)
     text = " ".join(_ADDRESS.sub(_MARK, text).split())
     return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+
+
+def _without_word(text: str, word: str) -> str:
+    """Replace a word, given in lower case, with a mark.
+
+    Not with a regular expression for each word: Python would keep it, and with it the address.
+    """
+    lowered = "".join(low if len(low := char.lower()) == 1 else char for char in text)
+    kept, after, search = [], 0, 0
+    while (start := lowered.find(word, search)) >= 0:
+        end = start + len(word)
+        if _is_in_word(text[start - 1 : start]) or _is_in_word(text[end : end + 1]):
+            search = start + 1
+        else:
+            kept.append(text[after:start])
+            after = search = end
+    return _MARK.join([*kept, text[after:]])
+
+
+def _is_in_word(char: str) -> bool:
+    return char.isalnum() or char == "_"
 
 
 def spellings(secrets: Iterable[str]) -> frozenset[str]:

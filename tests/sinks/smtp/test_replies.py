@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -148,3 +149,9 @@ def test_xtext() -> None:
 def test_the_id_that_amazon_ses_gives_is_found(text: str, expected: str | None) -> None:
     assert reply(text, step="dot").given_id == expected
     assert reply(text, step="rcpt").given_id is None
+
+
+@given(text=st.text("aAbB_. -éÉ1", max_size=12), word=st.text("ab_. -é1", min_size=1, max_size=3))
+def test_a_hidden_text_is_removed_where_it_stands_as_a_word(text: str, word: str) -> None:
+    expected = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "[…]", text, flags=re.IGNORECASE)
+    assert clean(text, [word]) == " ".join(expected.split())
