@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from dramatiq.common import iter_queue
 
+from ..middleware.work_queue import message_of
+
 if TYPE_CHECKING:
     import dramatiq
 
@@ -19,7 +21,7 @@ def return_unstarted(worker: dramatiq.Worker) -> None:
     The consumers put back the messages that they have not delivered.
     """
     for item in iter_queue(worker.work_queue):  # type: ignore[no-untyped-call]
-        message = item.message
+        message = message_of(item)
         worker.consumers[message.queue_name].requeue_messages([message])
         worker.work_queue.task_done()
     broker: Any = worker.broker

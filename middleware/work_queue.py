@@ -358,5 +358,10 @@ def _priority(item: Any) -> int:
 
 
 def _actor(item: Any) -> str:
-    name: str = (item[1] if isinstance(item, tuple) else item.message).actor_name
-    return name
+    return message_of(item).actor_name
+
+
+def message_of(item: Any) -> dramatiq.MessageProxy:
+    """The message of an item; a tuple in Dramatiq 1."""
+    message: dramatiq.MessageProxy = item[1] if isinstance(item, tuple) else item.message
+    return message

@@ -21,6 +21,9 @@ from formrelay.testing import MemoryBroker
 from tests.actors.receiver import Receiver, receiving
 from tests.support.harness import Harness
 
+# sentry-sdk asks git for the release.
+pytestmark = pytest.mark.process
+
 ANSWER, LOCAL, TEXT, CRUMB, LOGGED = (
     f"MARK-{name}" for name in ("answer", "local", "text", "crumb", "logged")
 )

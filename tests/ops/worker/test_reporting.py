@@ -18,6 +18,9 @@ from formrelay.config import TracingSettings
 from formrelay.ops.worker.sentry import start_sentry
 from formrelay.ops.worker.trace_export import set_provider
 
+# sentry-sdk asks git for the release.
+pytestmark = pytest.mark.process
+
 DSN = "http://secret-key@127.0.0.1:1/1"
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import linecache
 import os
 import random
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -193,6 +195,16 @@ def raise_in(thread: threading.Thread) -> None:
     )
 
 
+@pytest.fixture
+def no_finalizers() -> Iterator[None]:
+    """No garbage collection, whose finalizers would swallow an exception that is raised in them."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_finalizers")
 def test_an_exception_raised_in_a_thread_leaks_no_connection() -> None:
     server = Scripted()
     pauses = random.Random(7)
