@@ -25,7 +25,7 @@ _HOST = re.compile(r"[\w.-]{1,255}")
 _MAX_LOCAL = 256
 #: Characters before an address in a URL or in quotes, which a local part may contain too.
 _SEPARATORS = "=/?&'`{|"
-#: Escapes of JSON in a text; the letters are those of white space and control characters.
+#: An escape sequence of JSON: a code point, or a letter for white space or a control character.
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[bfnrt])")
 #: Between the name of a field and its value in a text: quotes, colons, escaped quotes.
 _BETWEEN = r"[\s\"'\\:=>\[]{1,12}"

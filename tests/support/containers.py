@@ -12,9 +12,10 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tests.support.waiting import wait_until
 
 #: Number of the user and group, as in deploy/Dockerfile.
 USER = "10001"
@@ -103,8 +104,7 @@ class Container:
             )  # fmt: skip
         self.pid = self._first_child()
         # Until now, process 1 is the shell that sets up, which drops signals.
-        while self.is_running() and self._program() != words[0]:
-            time.sleep(0.01)
+        wait_until(lambda: not self.is_running() or self._program() == words[0])
 
     def _unprivileged(self, words: Sequence[str]) -> list[str]:
         return [*_SETPRIV, "env", "-i", *self._env, *words]
@@ -112,11 +112,10 @@ class Container:
     def _first_child(self) -> int:
         """The process that is process 1 inside."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        while self._process.poll() is None:
-            if found := children.read_text().split():
-                return int(found[0])
-            time.sleep(0.01)
-        raise RuntimeError(f"{self.name} ended with {self._process.returncode}")
+        wait_until(lambda: self._process.poll() is not None or children.read_text().split())
+        if self._process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended with {self._process.returncode}")
+        return int(children.read_text().split()[0])
 
     def _program(self) -> str:
         try:

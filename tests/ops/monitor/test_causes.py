@@ -77,7 +77,7 @@ def test_a_scheduled_job_that_nobody_starts_is_late(broker: RedisBroker) -> None
     consumer = broker.consume("mails", prefetch=1, timeout=1)  # alive, and then it hangs
     next(consumer)
     send(broker, "mails", delay=1)
-    wait_until(lambda: time.sleep(0.01) or _look_finds(monitor, "scheduler_late"))
+    wait_until(lambda: _look_finds(monitor, "scheduler_late"))
     assert firing(monitor)["scheduler_late"] == {"queue": "mails"}
     consumer.close()
 
