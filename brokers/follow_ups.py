@@ -116,7 +116,15 @@ class FollowUp:
     ) -> None:
         self._broker = broker
         self.delivery = delivery
-        self._hooks = deque(hook for hook in hooks if not isinstance(hook, Outcomes))
+        # Without this option, Pipelines does nothing, in 3 µs: it imports a module each time.
+        is_last = "pipe_target" not in delivery.options
+        self._hooks = deque(
+            [
+                hook
+                for hook in hooks
+                if not (isinstance(hook, Outcomes) or (is_last and type(hook) is Pipelines))
+            ]
+        )
         self._ended = ended
         self._unsent: list[Envelope] = []
         self._logged_at = -_LOG_INTERVAL
