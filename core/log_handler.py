@@ -44,15 +44,19 @@ class LineHandler(logging.Handler):
         Args:
             fields: further fields of the line, with their public names.
         """
-        line = {
-            TIME: iso(time.time()),
+        line = self.line(time.time(), level, logger, message)
+        line.update(fields)
+        self._write(level, self.encode(line))
+
+    def line(self, now: float, level: int, logger: str, message: str) -> dict[str, Any]:
+        """Return the fields of every line, with their public names; ``now`` is unix seconds."""
+        return {
+            TIME: iso(now),
             LEVEL: logging.getLevelName(level),
             WORKER: worker_name(),
             LOGGER: logger,
             MESSAGE: message,
-            **fields,
         }
-        self._write(level, self.encode(line))
 
     def flush(self) -> None:
         self.writer.flush()

@@ -19,9 +19,9 @@ from ..core.log_fields import (
     JOB_ID,
     public_name,
 )
-from ..core.log_handler import only_handler
+from ..core.log_handler import LineHandler, only_handler
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
-from ..core.trace_context import TRACEPARENT
+from ..core.trace_context import TRACEPARENT, TraceContext
 from .causes import trace_of
 from .delivery import Batch, Delivery
 from .sentry_events import join_sentry
@@ -32,6 +32,8 @@ logger = logging.getLogger("formrelay.workers.attempts")
 #: The logger of Dramatiq's worker threads.
 WORKER_LOGGER = "dramatiq.worker.WorkerThread"
 
+#: Identifiers in the metadata of a job to search the logs for; they are not personal data.
+FORM_IDS = (FORM_ID, SUBMISSION_ID) = ("formId", "submissionId")
 #: Maximum number of ids of batch parts in a line.
 _MAX_IDS = 20
 
@@ -96,9 +98,13 @@ def _log(message: dramatiq.MessageProxy) -> None:
     level = _level(outcome)
     if not logger.isEnabledFor(level):
         return
+    handler = only_handler(logger)
+    is_plain = isinstance(outcome, Done) and not (message.fields or isinstance(message, Batch))
+    if handler is not None and is_plain:
+        _log_done(handler, message)
+        return
     fields = _fields(message)
     fields.update(_verdict(outcome))
-    handler = only_handler(logger)
     if handler is not None:
         handler.write_fields(level, logger.name, "attempt", fields)
         return
@@ -106,6 +112,53 @@ def _log(message: dramatiq.MessageProxy) -> None:
     record = logging.LogRecord(logger.name, level, "", 0, "attempt", None, None)
     record.__dict__.update(fields)
     logger.handle(record)
+
+
+def _log_done(handler: LineHandler, message: Delivery) -> None:
+    """Log a single message that is done: note the values of which :func:`_line_of` makes a line."""
+    metadata = message.kwargs.get("metadata")
+    form, submission = map(metadata.get, FORM_IDS) if isinstance(metadata, dict) else (None, None)
+    handler.writer.write_later(
+        _line_of,
+        handler,
+        time.time(),
+        0.0 if message.started is None else time.monotonic() - message.started,
+        message.actor_name,
+        message.queue_name,
+        message.message_id,
+        message.attempt,
+        form if isinstance(form, str) else None,
+        submission if isinstance(submission, str) else None,
+        message.trace or trace_of(message.message),
+    )
+
+
+def _line_of(
+    handler: LineHandler,
+    now: float,
+    took: float,
+    actor: str,
+    queue: str,
+    id: str,
+    attempt: int,
+    form: str | None,
+    submission: str | None,
+    trace: TraceContext | None,
+) -> bytes:
+    line = handler.line(now, logging.INFO, logger.name, "attempt")
+    line["actor"] = actor
+    line["queue"] = queue
+    line[JOB_ID] = id
+    line["attempt"] = attempt
+    line[DURATION] = _milliseconds(took)
+    if form is not None:
+        line[FORM_ID] = form
+    if submission is not None:
+        line[SUBMISSION_ID] = submission
+    if trace is not None:
+        line[TRACEPARENT] = trace.traceparent
+    line["outcome"] = "done"
+    return handler.encode(line)
 
 
 def worst_outcome(message: Delivery) -> Outcome | None:
@@ -157,15 +210,14 @@ def _fields(message: Delivery) -> dict[str, Any]:
         "queue": message.queue_name,
         JOB_ID: message.message_id,
         "attempt": message.attempt,
-        DURATION: round((now - (message.started or now)) * 1000, 1),
+        DURATION: _milliseconds(now - (message.started or now)),
     }
     if isinstance(message, Batch):
         fields |= _part_fields(message)
     first = message.parts[0] if isinstance(message, Batch) and len(message.parts) == 1 else message
     metadata = first.kwargs.get("metadata")
     if isinstance(metadata, dict):
-        # Identifiers to search the logs for; they are not personal data.
-        for key in ("formId", "submissionId"):
+        for key in FORM_IDS:
             if isinstance(metadata.get(key), str):
                 fields[key] = metadata[key]
     trace = message.trace or trace_of(first.message)
@@ -174,6 +226,11 @@ def _fields(message: Delivery) -> dict[str, Any]:
     if message.fields:
         fields.update({public_name(name): value for name, value in message.fields.items()})
     return fields
+
+
+def _milliseconds(seconds: float) -> float:
+    """To one decimal place; faster than :func:`round`."""
+    return int(seconds * 10_000 + 0.5) / 10
 
 
 def _part_fields(batch: Batch) -> dict[str, Any]:

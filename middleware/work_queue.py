@@ -21,6 +21,8 @@ import dramatiq
 from dramatiq.middleware import Middleware
 from dramatiq.threading import Interrupt
 
+from ..core.compute_turns import TURNS
+
 logger = logging.getLogger("formrelay.workers")
 
 #: Maximum expected duration of the jobs that a thread takes at once, in seconds.
@@ -28,11 +30,11 @@ CHUNK_SECONDS = 0.002
 #: A job of an actor whose jobs take less is short, in seconds.
 SHORT_SECONDS = 0.0005
 #: Seconds after which other threads take the jobs of a thread whose job takes unexpectedly long.
-STUCK_SECONDS = 0.005
-#: Number of threads that short jobs get if they do nothing but compute.
-FEW = 2
-#: Weight of the newest job in the average duration of an actor's jobs.
-_WEIGHT = 1 / 8
+STUCK_SECONDS = 0.02
+#: Seconds between two looks of :meth:`WorkQueue.join`.
+_JOIN_SECONDS = 0.005
+#: Share by which the typical duration of an actor's jobs moves towards each new duration.
+_STEP = 1 / 8
 
 
 class WorkQueues(Middleware):
@@ -44,7 +46,12 @@ class WorkQueues(Middleware):
 
 
 class _Costs:
-    """Average wall-clock and CPU time of the jobs of an actor, in seconds."""
+    """Typical wall-clock and CPU time of the jobs of an actor, in seconds.
+
+    These are medians. The mean would also contain jobs that waited for the interpreter. While many
+    threads compete for it, short jobs would then count as long, so that all threads would go on to
+    compete.
+    """
 
     __slots__ = ("cpu", "took")
 
@@ -52,8 +59,8 @@ class _Costs:
         self.took = self.cpu = 2 * SHORT_SECONDS  # not short until it is known
 
     def add(self, took: float, cpu: float) -> None:
-        self.took += (took - self.took) * _WEIGHT
-        self.cpu += (cpu - self.cpu) * _WEIGHT
+        self.took *= 1 + math.copysign(_STEP, took - self.took)
+        self.cpu *= 1 + math.copysign(_STEP, cpu - self.cpu)
 
     @property
     def is_short(self) -> bool:
@@ -65,8 +72,8 @@ class _Costs:
         Args:
             running: number of threads that run them now, and wait for each other.
         """
-        blocked = self.took - self.cpu * (running + 1)
-        return FEW + max(0, int(blocked / max(self.cpu, 1e-6)))
+        blocked = self.took - self.cpu * (running + 1) / 2
+        return 1 + max(0, int(blocked / max(self.cpu, 1e-6)))
 
 
 class _Taker:
@@ -97,7 +104,7 @@ class WorkQueue:
     Dramatiq's.
 
     A thread takes up to two milliseconds of short jobs at once. One of them may take long all the
-    same: so while jobs wait, one idle thread looks every five milliseconds whether they move. If
+    same: so while jobs wait, one idle thread looks every 20 milliseconds whether they move. If
     no thread is idle, the next thread that is free looks.
 
     Dramatiq raises errors in its threads: :class:`~dramatiq.middleware.TimeLimitExceeded` and
@@ -197,7 +204,7 @@ class WorkQueue:
     def join(self) -> None:
         """Wait until no item is unfinished."""
         while self.unfinished_tasks:
-            time.sleep(STUCK_SECONDS)
+            time.sleep(_JOIN_SECONDS)
 
     def qsize(self) -> int:
         """Number of items that wait for a thread."""
@@ -220,6 +227,8 @@ class WorkQueue:
     def _take(self, me: _Taker, timeout: float | None) -> Any:
         """Take a job, and more if they are short; wait until there is one for this thread."""
         self._learn(me)
+        if me.is_short:
+            TURNS.give()  # otherwise the others would compete for the interpreter with the jobs
         now = time.monotonic()
         until = math.inf if timeout is None else now + timeout
         seen = None
@@ -235,6 +244,8 @@ class WorkQueue:
                 if now >= until:
                     raise Empty
                 seen = self._start_waiting(me, seen)
+            if not self._short:
+                TURNS.stop()
             wait = until - now if seen is None else min(STUCK_SECONDS, until - now)
             me.wake.acquire(timeout=min(wait, threading.TIMEOUT_MAX))
             now = time.monotonic()
@@ -242,7 +253,7 @@ class WorkQueue:
         return item
 
     def _learn(self, me: _Taker) -> None:
-        """Add the jobs that a thread has run to the averages of their actor."""
+        """Add the jobs that a thread has run to the typical durations of their actor."""
         if me.actor is None:
             return
         took = time.monotonic() - me.began
@@ -268,6 +279,10 @@ class WorkQueue:
         if costs is not None and costs.is_short:
             me.is_short = True
             self._short += 1
+            if self._short == 1:
+                TURNS.begin()
+            else:
+                TURNS.stop()
             most = min(int(CHUNK_SECONDS / costs.took), (len(level) + 1) // 2)
             while most > 0 and level and _actor(level[0]) == me.actor:
                 me.chunk.append(self._pop())

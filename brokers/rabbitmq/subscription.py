@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 from pika import spec
 
+from ...core.compute_turns import TURNS
 from . import codec
 from .connection import Connection
 
@@ -331,8 +332,10 @@ class Unacked:
         if subscription.is_busy and self.count:
             # With thousands of messages a second, being woken for each message costs more time
             # than the message itself.
-            subscription.connection.read(min(seconds, _GATHER_SECONDS))
+            if not TURNS.wait(min(seconds, _GATHER_SECONDS)):
+                subscription.connection.read(min(seconds, _GATHER_SECONDS))
             return
+        TURNS.end()
         self._is_asleep = True
         try:
             # A tag that was released just before the flag was set does not wake this thread.

@@ -19,6 +19,7 @@ from threading import Event
 
 from dramatiq import MessageProxy
 
+from ...core.compute_turns import TURNS
 from ...middleware.delivery import Batch, Delivery
 from ..base import RelayBroker
 from ..consumer import RelayConsumer, parts_of
@@ -209,6 +210,7 @@ class RedisConsumer(RelayConsumer):
             self._wait_for_settlements(1, seconds)
             return
         self._is_blocked = True
+        TURNS.end()
         try:
             # Settlements that came before the flag was set are sent first.
             if not self._in_flight.settlements:
@@ -220,6 +222,9 @@ class RedisConsumer(RelayConsumer):
 
     def _wait_for_settlements(self, count: int, seconds: float) -> None:
         """Wait for ``count`` settlements to send, at most ``seconds``."""
+        settlements = self._in_flight.settlements
+        if TURNS.wait(seconds, lambda: len(settlements) >= count):
+            return
         self._awaited_are_there.clear()
         self._awaited = count
         # Settlements that came before the count was set did not set the event.

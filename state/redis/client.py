@@ -24,6 +24,7 @@ from redis.client import Pipeline
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
+from ...core.compute_turns import TURNS
 from .pool import NoConnectionFree
 
 T = TypeVar("T")
@@ -193,6 +194,10 @@ class _Checked:
             # The command has not been sent yet.
             self.disconnect()
             self.connect()
+
+    def read_response(self: Any, *args: Any, **options: Any) -> Any:
+        TURNS.pause()
+        return super().read_response(*args, **options)  # type: ignore[misc]
 
     def _send_ping(self: Any) -> None:
         self.send_command("PING", check_health=False)

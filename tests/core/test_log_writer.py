@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from formrelay.core.log_handler import LineHandler, only_handler
-from formrelay.core.log_writer import LogWriter, dropped_lines
+from formrelay.core.log_writer import VALUES_BYTES, LogWriter, dropped_lines
 from tests.support.waiting import wait_until
 
 
@@ -73,7 +73,7 @@ def test_lines_without_a_reader_are_dropped_counted_and_reported() -> None:
     writer = make_writer(reader, buffer_bytes=1_000)
     reader.reads.clear()
     writer.write(b"first\n")
-    wait_until(lambda: not writer._lines)  # the thread has it, and waits for the reader
+    wait_until(lambda: not writer._buffer)  # the thread has it, and waits for the reader
     before = dropped_lines()
     for _ in range(150):
         writer.write(b"123456789\n")
@@ -85,6 +85,55 @@ def test_lines_without_a_reader_are_dropped_counted_and_reported() -> None:
     writer.write(b"last\n")
     assert writer.flush()
     assert reader.lines()[-1] == "last"
+
+
+def test_the_thread_makes_lines_of_values_in_order() -> None:
+    reader = Reader()
+    writer = make_writer(reader)
+    made_by: list[str] = []
+
+    def encode(number: int, text: str) -> bytes:
+        made_by.append(threading.current_thread().name)
+        return f"{number} {text}\n".encode()
+
+    reader.reads.clear()
+    for number in range(0, 100, 2):
+        writer.write(f"{number} whole\n".encode())
+        writer.write_later(encode, number + 1, "values")
+    reader.reads.set()
+    wait_until(lambda: len(reader.lines()) == 100)
+    assert [line.split()[0] for line in reader.lines()] == [str(number) for number in range(100)]
+    assert set(made_by) == {"formrelay-log"}
+
+
+def test_values_of_which_no_line_can_be_made_count_as_dropped() -> None:
+    reader = Reader()
+    writer = make_writer(reader)
+
+    def fail() -> bytes:
+        raise LookupError("no line")
+
+    before = dropped_lines()
+    writer.write_later(fail)
+    writer.write(b"next\n")
+    wait_until(lambda: len(reader.lines()) == 2)
+    assert sorted(reader.lines()) == ["dropped 1", "next"]
+    assert dropped_lines() == before + 1
+
+
+def test_values_count_in_the_size_of_the_buffer() -> None:
+    reader = Reader()
+    writer = make_writer(reader, buffer_bytes=10 * VALUES_BYTES)
+    reader.reads.clear()
+    writer.write(b"first\n")
+    wait_until(lambda: not writer._buffer)
+    before = dropped_lines()
+    for number in range(12):
+        writer.write_later(lambda number: f"{number}\n".encode(), number)
+    assert dropped_lines() == before + 2
+    reader.reads.set()
+    wait_until(lambda: "dropped 2" in reader.lines())
+    assert reader.lines() == ["first", *map(str, range(10)), "dropped 2"]
 
 
 def test_after_close_each_line_is_written_at_once() -> None:
