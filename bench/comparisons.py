@@ -53,6 +53,7 @@ class Comparison:
 def comparisons() -> list[Comparison]:
     """All comparisons, in the order of docs/benchmarks.md."""
     return [
+        *_started(),
         *_log_lines(),
         *_drains(),
         *_enqueues(),
@@ -68,6 +69,54 @@ def comparisons() -> list[Comparison]:
     ]
 
 
+def _started() -> list[Comparison]:
+    """Workers as people start them. The jobs of slow contenders are fewer."""
+    many, middle, few = {"count": 60_000}, {"count": 30_000}, {"count": 8_000}
+    quiet, two = {"log_level": "error"}, {"processes": 2}
+    how = "started, with default settings, a job with a system call"
+    return [
+        Comparison(
+            "started-redis",
+            f"One process on Redis, {how}: jobs/s",
+            "started",
+            (
+                Contender("formrelay", "redis-ours", many | quiet),
+                Contender("formrelay, with log lines", "redis-ours", many),
+                Contender("BullMQ, concurrency 10", "redis-bullmq", middle, wanted=1.5),
+                Contender("BullMQ, concurrency 100", "redis-bullmq", middle | {"concurrency": 100}),
+                Contender("stock", "redis-stock", few, wanted=10),
+                Contender("stock, prefetch 1000", "redis-stock", few, _TUNED),
+                Contender("Celery, default settings", "redis-celery", few),
+            ),
+        ),
+        Comparison(
+            "started-two",
+            f"Two processes on Redis, {how}: jobs/s",
+            "started",
+            (
+                Contender("formrelay, two processes", "redis-ours", many | quiet | two),
+                Contender("formrelay, one process", "redis-ours", many | quiet, wanted=1.8),
+                Contender("BullMQ, two processes", "redis-bullmq", middle | two),
+                Contender("BullMQ, one process", "redis-bullmq", middle),
+            ),
+        ),
+        Comparison(
+            "started-rabbitmq",
+            "One process on RabbitMQ (quorum queues; stock and Celery classic queues), "
+            f"{how}: jobs/s",
+            "started",
+            (
+                Contender("formrelay", "rabbitmq-ours", many | quiet),
+                Contender("formrelay, with log lines", "rabbitmq-ours", many),
+                Contender("BullMQ on Redis, concurrency 10", "redis-bullmq", middle, wanted=1),
+                Contender("stock", "rabbitmq-stock", few, wanted=3),
+                Contender("stock, prefetch 1000", "rabbitmq-stock", few, _TUNED),
+                Contender("Celery, default settings", "rabbitmq-celery", few),
+            ),
+        ),
+    ]
+
+
 def _log_lines() -> list[Comparison]:
     job, quiet = {"count": 60_000}, {"log_level": "error"}
     return [
@@ -75,7 +124,7 @@ def _log_lines() -> list[Comparison]:
             f"log-lines-{broker}",
             f"dramatiq formrelay.worker on {title}, one process, default settings, a job with a "
             "system call, with and without log lines: jobs/s",
-            "command_line",
+            "started",
             (
                 Contender("with log lines", f"{broker}-ours", job),
                 Contender("without", f"{broker}-ours", job | quiet, wanted=0.85),

@@ -20,9 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from command_line import command_line
 from emails import emails
 from events import record, unavailable
+from started import started
 from submissions import autosave, submit
 from webhooks import deliver, latency, load
 
@@ -224,7 +224,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "deliver": deliver,
     "latency": latency,
     "load": load,
-    "command_line": command_line,
+    "started": started,
     "drain": drain,
     "shared": shared,
     "share": share,

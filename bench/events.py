@@ -62,7 +62,7 @@ def record(contender: str, *, queue: str, count: int, threads: int, many: int) -
         return measure(queue, count, many)
     _settings(queue)
     from formrelay.brokers import get_broker
-    from formrelay.ops.worker.tuning import tune_garbage_collector
+    from formrelay.middleware.process_tuning import tune_garbage_collector
 
     broker = get_broker()
     broker.enqueue_many(messages(count, many))
@@ -86,7 +86,7 @@ def unavailable(_contender: str, *, queue: str, count: int, threads: int, second
 
     _settings(queue, clickhouse="clickhouse://127.0.0.1:1")
     from formrelay.brokers import get_broker
-    from formrelay.ops.worker.tuning import tune_garbage_collector
+    from formrelay.middleware.process_tuning import tune_garbage_collector
 
     broker = get_broker()
     broker.enqueue_many(messages(count, 1))
@@ -110,7 +110,7 @@ def _limit(queue: str, number: int, many: int) -> Any:
     _settings(queue)
     from formrelay.actors import record_events
     from formrelay.brokers.envelope import decode, encode
-    from formrelay.ops.worker.tuning import tune_garbage_collector
+    from formrelay.middleware.process_tuning import tune_garbage_collector
 
     bodies = [encode(message) for message in messages(number, many)]
     tune_garbage_collector()

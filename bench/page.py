@@ -10,9 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from picture import picture
+
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "bench" / "figures.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
+PICTURE = ROOT / "docs" / "pictures" / "benchmarks.svg"
 _BEGIN, _END = "<!-- figures: scripts/bench --record -->\n", "<!-- end of figures -->\n"
 
 
@@ -35,6 +38,9 @@ def record(title_by_name: dict[str, str], rows: list[dict[str, Any]], rounds: in
     after = rest.partition(_END)[2]
     tables = "\n".join(map(_table, ordered.values()))
     PAGE.write_text(f"{before}{_BEGIN}\n{tables}\n{_END}{after}")
+    started = [each for name, each in ordered.items() if name.startswith("started-")]
+    if started:
+        PICTURE.write_text(picture(started))
 
 
 def _made(rounds: int) -> str:

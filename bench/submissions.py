@@ -178,7 +178,7 @@ def _ours(site: Site, **queues: str) -> Any:
     configure(API_URL=site.url, API_TOKEN=site.token, **queues)
     from formrelay.actors import declare_actors
     from formrelay.brokers import get_broker
-    from formrelay.ops.worker.tuning import tune_garbage_collector
+    from formrelay.middleware.process_tuning import tune_garbage_collector
 
     declare_actors()
     tune_garbage_collector()  # as a worker does when it starts

@@ -150,7 +150,7 @@ def _ours(queue: str, count: int, urls: list[str], threads: int) -> tuple[Any, A
     )
     from formrelay.actors import deliver_webhook
     from formrelay.brokers import get_broker
-    from formrelay.ops.worker.tuning import tune_garbage_collector
+    from formrelay.middleware.process_tuning import tune_garbage_collector
 
     tune_garbage_collector()  # as a worker does when it starts
     jobs = (
