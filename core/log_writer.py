@@ -37,7 +37,7 @@ class LogWriter:
     after its job, whose code displaces theirs in the processor's cache.
 
     While nobody reads the pipe and the buffer is full, lines are dropped, so that jobs go on. A
-    killed process loses the lines of its last 20 ms.
+    killed process loses the lines of its last 30 ms.
 
     Thread-safe; signal handlers may write lines too.
 

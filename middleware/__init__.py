@@ -26,6 +26,7 @@ from .history import HistoryRecorder
 from .idempotency import Idempotency
 from .outcomes import Outcomes, rejected
 from .policies import policy_of
+from .process_tuning import ProcessTuning
 from .sentry_events import SentryEvents
 from .throttling import Throttling
 from .tracing import Tracing
@@ -52,6 +53,7 @@ def default_middleware(
 ) -> list[Middleware]:
     """The middleware of every formrelay broker, in order."""
     return [
+        ProcessTuning(),  # garbage collector and malloc of worker processes
         WorkQueues(),  # hands several short jobs to a thread at once
         history,  # adds counts of settled messages to the history, and reports what runs
         Contexts(),  # runs each attempt in its own contextvars context

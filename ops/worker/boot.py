@@ -36,7 +36,6 @@ from .signals import handle_stop_signals, stopped_before_start
 from .systemd import SystemdNotify
 from .time_limits import exceeding_time_limits
 from .trace_export import TraceExport
-from .tuning import GarbageCollection, limit_malloc_arenas, tune_garbage_collector
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -76,7 +75,6 @@ def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
         broker = get_broker()
         ping(broker, ())  # checks no queue: this worker's queues are known later
     broker.add_middleware(_WorkerBoot())
-    broker.add_middleware(GarbageCollection())
     broker.add_middleware(LateMiddleware())
     broker.add_middleware(TraceExport(get_settings().tracing))
     broker.add_middleware(SentryReports(get_settings().sentry))
@@ -119,8 +117,6 @@ class _WorkerBoot(Middleware):
             check_sinks(worker.consumer_whitelist)
         for problem in exceeding_time_limits(broker):
             logger.warning("a job may run twice", extra={"error_message": problem})
-        tune_garbage_collector()
-        limit_malloc_arenas()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         close_worker_output()  # Dramatiq closes the pipe next

@@ -9,7 +9,7 @@ import ctypes
 import sys
 import threading
 
-from formrelay.ops.worker.tuning import limit_malloc_arenas
+from formrelay.middleware.process_tuning import limit_malloc_arenas
 
 if sys.argv[1:] == ["limited"]:
     limit_malloc_arenas()

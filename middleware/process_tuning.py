@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import multiprocessing
+import sys
 from contextlib import suppress
 from datetime import timedelta
 
 import dramatiq
 from dramatiq.middleware import Middleware
 
-from ...core.periodic import Periodic
+from ..core.periodic import Periodic
 
 #: Time between two collections of young objects, and number of these for each full collection.
 _COLLECT_EVERY, _FULL_EVERY = timedelta(minutes=1), 30
@@ -29,21 +31,25 @@ def tune_garbage_collector() -> None:
     gc.set_threshold(300_000, 20, 50)
 
 
-class GarbageCollection(Middleware):
-    """Collects the garbage of a worker process once a minute.
+class ProcessTuning(Middleware):
+    """Tunes each process that Dramatiq's command line starts, and no other program.
 
-    The thresholds of :func:`tune_garbage_collector` count objects. With a hundred jobs a second
-    they are reached after ten minutes, in which 30 MB of garbage gather: drivers and libraries
-    make cycles. Young objects are few, so collecting them takes milliseconds; a full collection,
-    which may be slow if the user's code keeps many objects, is rare.
+    Collects garbage once a minute: the thresholds of :func:`tune_garbage_collector` count objects.
+    With a hundred jobs a second they are reached after ten minutes, in which 30 MB of garbage
+    gather: drivers and libraries make cycles. Young objects are few, so collecting them takes
+    milliseconds; a full collection, which may be slow if the user's code keeps many objects, is
+    rare.
     """
 
     def __init__(self) -> None:
         self._times = 0
         self._collecting = Periodic("garbage", _COLLECT_EVERY, self.collect)
 
-    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        self._collecting.start()
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        if is_worker_process():
+            tune_garbage_collector()
+            limit_malloc_arenas()
+            self._collecting.start()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self._collecting.stop()
@@ -52,6 +58,11 @@ class GarbageCollection(Middleware):
         """Collect the objects of the last minutes, and every half an hour all objects."""
         self._times += 1
         gc.collect(2 if self._times % _FULL_EVERY == 0 else 1)
+
+
+def is_worker_process() -> bool:
+    """Whether Dramatiq's command line started this process to run a worker."""
+    return multiprocessing.parent_process() is not None and "dramatiq.cli" in sys.modules
 
 
 def limit_malloc_arenas() -> None:

@@ -1,0 +1,84 @@
+"""A worker process is tuned however it is started, and collects its garbage."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from formrelay.middleware import process_tuning
+from formrelay.testing import MemoryBroker
+from tests.support.command import clean_environment, start_python
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
+
+#: A module of one's own that imports neither formrelay's worker nor its actors.
+ALONE = """
+import gc, os, pathlib
+import dramatiq
+from formrelay.brokers import get_broker
+
+dramatiq.set_broker(get_broker())
+
+@dramatiq.actor(queue_name="chores")
+def tell():
+    pathlib.Path(os.environ["TELL"]).write_text(f"{gc.get_threshold()} {gc.get_freeze_count() > 0}")
+
+if __name__ == "__main__":
+    tell.send()
+"""
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_a_worker_collects_garbage_although_few_objects_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process_tuning, "_COLLECT_EVERY", timedelta(milliseconds=10))
+    monkeypatch.setattr(process_tuning, "is_worker_process", lambda: True)
+    monkeypatch.setattr(process_tuning, "tune_garbage_collector", lambda: None)
+    monkeypatch.setattr(process_tuning, "limit_malloc_arenas", lambda: None)
+    harness = Harness(MemoryBroker(), "default")
+    harness.actor(lambda: None)
+    gc.disable()
+    try:
+        garbage = weakref.ref(Cycle())
+        assert garbage() is not None
+        harness.start()
+        wait_until(lambda: garbage() is None)
+    finally:
+        gc.enable()
+        harness.stop()
+
+
+def test_a_program_that_runs_a_worker_keeps_its_settings() -> None:
+    before = gc.get_threshold(), gc.get_freeze_count()
+    harness = Harness(MemoryBroker(), "default")
+    harness.actor(lambda: None)
+    harness.start()
+    harness.stop()
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
+
+
+@pytest.mark.process
+@pytest.mark.redis
+def test_a_module_of_ones_own_alone_is_tuned(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "alone.py").write_text(ALONE)
+    told = tmp_path / "told"
+    env = clean_environment(REDIS_URL=redis_url, PYTHONPATH=str(tmp_path), TELL=str(told))
+    log = tmp_path / "log"
+    sender = start_python("alone.py", cwd=tmp_path, env=env, log=log)
+    assert sender.wait(timeout=60) == 0, log.read_text()
+    worker = start_python("-m", "dramatiq", "-p1", "alone", cwd=tmp_path, env=env, log=log)
+    try:
+        wait_until(lambda: told.exists() and told.read_text())
+    finally:
+        worker.terminate()
+        worker.wait(timeout=60)
+    assert told.read_text() == "(300000, 20, 50) True"
