@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from comparisons import Comparison, Contender, comparisons  # noqa: E402
-from page import number, record  # noqa: E402
+from page import record  # noqa: E402
+from picture import number  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 from rich.table import Table  # noqa: E402

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from picture import picture
+from picture import number, picture
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "bench" / "figures.json"
@@ -69,10 +69,3 @@ def _table(comparison: dict[str, Any]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"({comparison['made']})", ""])
-
-
-def number(figure: float | None) -> str:
-    """Format a figure for a table; None: the event never happened."""
-    if figure is None:
-        return "never"
-    return f"{figure:,.1f}" if figure < 100 else f"{figure:,.0f}"

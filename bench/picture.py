@@ -5,8 +5,6 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from page import number
-
 _WIDTH, _ROW, _GAP, _TOP = 760, 26, 34, 16
 _LABEL, _FIGURE = 250, 90
 _OURS, _OTHERS, _SPREAD, _TEXT = "#2563eb", "#94a3b8", "#0f172a", "#1f2937"
@@ -52,3 +50,10 @@ def _bar(row: dict[str, Any], y: int, scale: float) -> list[str]:
         f'<path d="M{low:.1f} {center}H{high:.1f}" stroke="{_SPREAD}" stroke-width="1.5"/>',
         f'<text x="{high + 8:.1f}" y="{center + 4}">{number(row["median"])}</text>',
     ]
+
+
+def number(figure: float | None) -> str:
+    """Format a figure for a table; None: the event never happened."""
+    if figure is None:
+        return "never"
+    return f"{figure:,.1f}" if figure < 100 else f"{figure:,.0f}"
