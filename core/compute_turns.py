@@ -29,7 +29,7 @@ _PAUSE = 0.0003
 
 
 class _Waiter:
-    """A thread that takes turns.
+    """One wait of a thread, and the turn that follows. Not used again: its giver may be late.
 
     Attributes:
         wake: acquired, unless the thread was given a turn and has not noticed yet.
@@ -76,10 +76,11 @@ class ComputeTurns:
         if not self._waiting:
             return
         now = time.monotonic()
+        until = now + _LATE
         for waiter in list(self._waiting):
             if waiter.due <= now or (waiter.is_ready is not None and waiter.is_ready()):
                 self._give(waiter)
-                waiter.ended.acquire(timeout=_LATE)
+                waiter.ended.acquire(timeout=max(0.0, until - time.monotonic()))
 
     def stop(self) -> None:
         """Let all threads go on, because no thread or more than one runs short jobs."""
@@ -90,7 +91,6 @@ class ComputeTurns:
     def _give(self, waiter: _Waiter) -> None:
         with suppress(ValueError):  # it no longer waits
             self._waiting.remove(waiter)
-            waiter.ended.acquire(blocking=False)
             waiter.has_turn = True
             waiter.wake.release()
 
@@ -106,13 +106,12 @@ class ComputeTurns:
         Returns:
             False at once if no thread runs short jobs: the caller waits as it would without turns.
         """
-        me = self._me()
-        self._end(me)
+        self.end()
         now = time.monotonic()
         if now > self._busy_until:
             return False
+        me = self._local.me = _Waiter()
         me.due, me.is_ready = now + seconds, is_ready
-        me.wake.acquire(blocking=False)
         self._waiting.append(me)
         if not me.wake.acquire(timeout=seconds + _LATE):
             with suppress(ValueError):  # given a turn in this moment
@@ -121,25 +120,22 @@ class ComputeTurns:
 
     def pause(self) -> None:
         """Let the jobs go on for a moment, if this thread has a turn."""
-        if self._me().has_turn:
+        if self._has_turn():
             self.wait(_PAUSE)
 
     def end(self) -> None:
         """End the turn of this thread, if it has one: it is about to wait for something else."""
-        self._end(self._me())
-
-    def _me(self) -> _Waiter:
-        try:
+        if self._has_turn():
             me: _Waiter = self._local.me
-        except AttributeError:
-            me = self._local.me = _Waiter()
-        return me
-
-    def _end(self, me: _Waiter) -> None:
-        if me.has_turn:
             me.has_turn = False
-            with suppress(RuntimeError):  # nobody waits for it
-                me.ended.release()
+            me.ended.release()
+
+    def _has_turn(self) -> bool:
+        try:
+            has_turn: bool = self._local.me.has_turn
+        except AttributeError:  # its first turn is still to come
+            return False
+        return has_turn
 
 
 #: The turns of this process, whose threads share one interpreter.

@@ -66,7 +66,10 @@ class LogWriter:
         # Re-entrant, since a signal handler may log while its thread logs.
         self._lock = threading.RLock()
         self._sending = threading.RLock()
-        self._buffer: deque[bytes | Values] = deque()
+        self._buffer: deque[tuple[bytes | Values, int]] = deque()
+        #: Lines that were taken from the buffer and are not written yet.
+        self._taken: list[bytes | Values] = []
+        self._is_flushing = False
         self._size = 0
         self._dropped = 0
         self._is_stuck = False
@@ -80,30 +83,31 @@ class LogWriter:
         """
         self._add(line, len(line))
 
-    def write_later(self, encode: Callable[..., bytes], *values: Any) -> None:
+    def write_later(self, encode: Callable[..., bytes], *values: Any, texts: int = 0) -> None:
         """Add the values of a line, of which the thread makes the line. Does not block.
 
         Args:
             encode: makes the line of the values. A line for which it raises counts as dropped.
-            values: small values that do not change.
+            values: they do not change.
+            texts: number of characters of those values that may be long.
         """
-        self._add((encode, values), VALUES_BYTES)
+        self._add((encode, values), VALUES_BYTES + texts)
 
     def _add(self, line: bytes | Values, size: int) -> None:
         with self._lock:
             if self._size + size > self._most:
                 self._drop()
                 return
-            self._buffer.append(line)
+            self._buffer.append((line, size))
             self._size += size
-            is_idle, self._is_idle = self._is_idle, False
-            wake = self._wake
-            if wake is None and not self._is_closed:
+            if self._wake is None and not self._is_closed:
                 self._start()
+            if self._is_idle and self._wake is not None:
+                # In this order: Dramatiq may raise an error in this thread between the two.
+                self._wake.put(None)
+                self._is_idle = False
         if self._is_closed:
             self.flush()
-        elif is_idle and wake is not None:
-            wake.put(None)
 
     def flush(self) -> bool:
         """Write the lines of the buffer before returning.
@@ -116,9 +120,17 @@ class LogWriter:
             self._is_stuck = True
             return False
         try:
-            while record := self._next_record():
-                self._send(record)
+            if self._is_flushing:  # in a signal handler of the thread that writes
+                return False
+            self._is_flushing = True
+            try:
+                while record := self._next_record():
+                    self._send(record)
+                    self._taken = []
+            finally:
+                self._is_flushing = False
         except (OSError, ValueError):
+            self._taken = []
             return False  # closed: the process ends
         else:
             self._is_stuck = False
@@ -148,20 +160,23 @@ class LogWriter:
             if not TURNS.wait(_PAUSE):
                 time.sleep(_PAUSE)
             with self._lock:
-                self._is_idle = is_idle = not self._buffer
+                self._is_idle = is_idle = not (self._buffer or self._taken)
             if is_idle:
                 TURNS.end()
                 wake.get()
 
     def _next_record(self) -> bytes:
+        """Take lines from the buffer, unless lines are left by a call that an error ended."""
         with self._lock:
-            taken: list[bytes | Values] = []
+            most = 0 if self._taken else _RECORD_BYTES
             size = 0
-            while self._buffer and size < _RECORD_BYTES:
-                taken.append(line := self._buffer.popleft())
-                size += len(line) if isinstance(line, bytes) else VALUES_BYTES
+            while self._buffer and size < most:
+                line, line_size = self._buffer[0]
+                self._taken.append(line)
+                self._buffer.popleft()
+                size += line_size
             self._size -= size
-        lines = [line if isinstance(line, bytes) else self._encoded(*line) for line in taken]
+        lines = [each if isinstance(each, bytes) else self._encoded(*each) for each in self._taken]
         with self._lock:
             if self._dropped:
                 lines.append(self._dropped_line(self._dropped))

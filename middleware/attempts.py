@@ -117,7 +117,8 @@ def _log(message: dramatiq.MessageProxy) -> None:
 def _log_done(handler: LineHandler, message: Delivery) -> None:
     """Log a single message that is done: note the values of which :func:`_line_of` makes a line."""
     metadata = message.kwargs.get("metadata")
-    form, submission = map(metadata.get, FORM_IDS) if isinstance(metadata, dict) else (None, None)
+    ids = map(metadata.get, FORM_IDS) if isinstance(metadata, dict) else (None, None)
+    form, submission = [id if isinstance(id, str) else None for id in ids]
     handler.writer.write_later(
         _line_of,
         handler,
@@ -127,9 +128,10 @@ def _log_done(handler: LineHandler, message: Delivery) -> None:
         message.queue_name,
         message.message_id,
         message.attempt,
-        form if isinstance(form, str) else None,
-        submission if isinstance(submission, str) else None,
+        form,
+        submission,
         message.trace or trace_of(message.message),
+        texts=len(message.message_id) + len(form or "") + len(submission or ""),
     )
 
 

@@ -47,8 +47,11 @@ class ProcessTuning(Middleware):
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         if is_worker_process():
-            tune_garbage_collector()
             limit_malloc_arenas()
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        if is_worker_process():
+            tune_garbage_collector()
             self._collecting.start()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
@@ -58,6 +61,7 @@ class ProcessTuning(Middleware):
         """Collect the objects of the last minutes, and every half an hour all objects."""
         self._times += 1
         gc.collect(2 if self._times % _FULL_EVERY == 0 else 1)
+        trim_malloc()
 
 
 def is_worker_process() -> bool:
@@ -75,3 +79,13 @@ def limit_malloc_arenas() -> None:
     """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+def trim_malloc() -> None:
+    """Give the free pages of glibc's malloc back to the system; takes about a millisecond.
+
+    Otherwise the memory of a worker grows for hours, because small objects that stay keep it from
+    giving back the pages before them. Does nothing without glibc.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -31,6 +31,9 @@ CHUNK_SECONDS = 0.002
 SHORT_SECONDS = 0.0005
 #: Seconds after which other threads take the jobs of a thread whose job takes unexpectedly long.
 STUCK_SECONDS = 0.02
+#: Seconds in which a process computes nothing, after which its job counts as slow; and for how many
+#: jobs its actor then does not count as short.
+SLOW_SECONDS, _WARY_JOBS = 0.008, 256
 #: Seconds between two looks of :meth:`WorkQueue.join`.
 _JOIN_SECONDS = 0.005
 #: Share by which the typical duration of an actor's jobs moves towards each new duration.
@@ -53,18 +56,30 @@ class _Costs:
     compete.
     """
 
-    __slots__ = ("cpu", "took")
+    __slots__ = ("cpu", "took", "wary")
 
     def __init__(self) -> None:
         self.took = self.cpu = 2 * SHORT_SECONDS  # not short until it is known
+        #: For how many jobs more the actor does not count as short.
+        self.wary = 0
 
-    def add(self, took: float, cpu: float) -> None:
+    def add(self, took: float, cpu: float, idle: float, count: int) -> None:
+        """Add ``count`` jobs.
+
+        Args:
+            took: seconds a job, of its thread.
+            cpu: seconds a job, of its thread's CPU time.
+            idle: seconds during all these jobs in which the process did not compute.
+        """
+        # The median says nothing about an actor of which some jobs wait for long. They would keep
+        # the jobs behind them waiting.
+        self.wary = _WARY_JOBS if idle > SLOW_SECONDS else max(0, self.wary - count)
         self.took *= 1 + math.copysign(_STEP, took - self.took)
         self.cpu *= 1 + math.copysign(_STEP, cpu - self.cpu)
 
     @property
     def is_short(self) -> bool:
-        return self.took < SHORT_SECONDS
+        return self.took < SHORT_SECONDS and not self.wary
 
     def threads(self, running: int) -> int:
         """Number of threads that keep the interpreter busy with short jobs.
@@ -79,7 +94,17 @@ class _Costs:
 class _Taker:
     """A thread of the worker, with the jobs that it has taken."""
 
-    __slots__ = ("actor", "began", "chunk", "count", "cpu_began", "done", "is_short", "wake")
+    __slots__ = (
+        "actor",
+        "began",
+        "chunk",
+        "count",
+        "cpu_began",
+        "done",
+        "is_short",
+        "process_began",
+        "wake",
+    )
 
     def __init__(self) -> None:
         #: Jobs taken and not started. Other threads may take them.
@@ -87,7 +112,7 @@ class _Taker:
         #: The actor of the jobs taken last, how many have started, and when the first started.
         self.actor: str | None = None
         self.count = 0
-        self.began = self.cpu_began = 0.0
+        self.began = self.cpu_began = self.process_began = 0.0
         #: Number of jobs that this thread has finished since its start.
         self.done = 0
         #: Whether its jobs were expected to be short. Protected by the lock of the queue.
@@ -228,7 +253,7 @@ class WorkQueue:
         """Take a job, and more if they are short; wait until there is one for this thread."""
         self._learn(me)
         if me.is_short:
-            TURNS.give()  # otherwise the others would compete for the interpreter with the jobs
+            self._give_turns()
         now = time.monotonic()
         until = math.inf if timeout is None else now + timeout
         seen = None
@@ -249,7 +274,7 @@ class WorkQueue:
             wait = until - now if seen is None else min(STUCK_SECONDS, until - now)
             me.wake.acquire(timeout=min(wait, threading.TIMEOUT_MAX))
             now = time.monotonic()
-        me.cpu_began = time.thread_time()
+        me.cpu_began, me.process_began = time.thread_time(), time.process_time()
         return item
 
     def _learn(self, me: _Taker) -> None:
@@ -261,8 +286,17 @@ class WorkQueue:
         costs = self._costs.get(me.actor)
         if costs is None:
             costs = self._costs[me.actor] = _Costs()
-        costs.add(took / me.count, cpu / me.count)
+        idle = took - (time.process_time() - me.process_began)
+        costs.add(took / me.count, cpu / me.count, idle, me.count)
         me.actor = None
+
+    def _give_turns(self) -> None:
+        """Let other threads compute, which would otherwise compete with the jobs."""
+        if self._short == 1:
+            TURNS.begin()
+            TURNS.give()
+        else:
+            TURNS.stop()
 
     # -- with the lock -------------------------------------------------------------
 
@@ -279,10 +313,6 @@ class WorkQueue:
         if costs is not None and costs.is_short:
             me.is_short = True
             self._short += 1
-            if self._short == 1:
-                TURNS.begin()
-            else:
-                TURNS.stop()
             most = min(int(CHUNK_SECONDS / costs.took), (len(level) + 1) // 2)
             while most > 0 and level and _actor(level[0]) == me.actor:
                 me.chunk.append(self._pop())

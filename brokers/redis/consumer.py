@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
@@ -190,6 +191,7 @@ class RedisConsumer(RelayConsumer):
             return
         since = self.broker.clock.monotonic() - self._exchanged_at
         if since < _EXCHANGE_INTERVAL:
+            TURNS.end()
             Event().wait(_EXCHANGE_INTERVAL - since)
 
     def _prefetch_limit(self) -> int:
@@ -223,8 +225,12 @@ class RedisConsumer(RelayConsumer):
     def _wait_for_settlements(self, count: int, seconds: float) -> None:
         """Wait for ``count`` settlements to send, at most ``seconds``."""
         settlements = self._in_flight.settlements
-        if TURNS.wait(seconds, lambda: len(settlements) >= count):
-            return
+        until = time.monotonic() + seconds
+        while TURNS.wait(min(seconds, _LINGER_SECONDS), lambda: len(settlements) >= count):
+            # The turn may also come because the jobs are no longer short.
+            seconds = until - time.monotonic()
+            if seconds <= 0 or len(settlements) >= count:
+                return
         self._awaited_are_there.clear()
         self._awaited = count
         # Settlements that came before the count was set did not set the event.
@@ -235,6 +241,7 @@ class RedisConsumer(RelayConsumer):
     def _failed(self, error: BrokerUnavailable | BrokerRefused, at_most: float) -> None:
         self._must_reconcile = True
         self._reconnect.failed(error)
+        TURNS.end()
         Event().wait(max(0.0, min(self._reconnect.seconds, at_most)))
 
     # -- exchange --------------------------------------------------------------------

@@ -151,6 +151,22 @@ def test_a_pause_is_only_for_a_thread_with_a_turn(
     assert did == ["sent", "job", "received"]
 
 
+def test_a_turn_that_comes_too_late_does_not_end_the_next_wait(
+    turns: ComputeTurns, threads: ThreadPoolExecutor, run_jobs: Callable[[], None]
+) -> None:
+    waits = threads.submit(lambda: [turns.wait(0.0), turns.wait(LONG)])
+    waiting(turns, 1)
+    late = turns._waiting.pop()  # as a giver that is interrupted after this step
+    wait_until(lambda: turns._waiting and turns._waiting[0] is not late)
+    late.has_turn = True
+    late.wake.release()
+    run_jobs()
+    waiting(turns, 1)
+    turns.stop()
+    turns.stop()
+    assert waits.result(LONG) == [True, True]
+
+
 def test_threads_in_any_order_all_go_on(turns: ComputeTurns, threads: ThreadPoolExecutor) -> None:
     is_over = threading.Event()
 

@@ -136,6 +136,31 @@ def test_values_count_in_the_size_of_the_buffer() -> None:
     assert reader.lines() == ["first", *map(str, range(10)), "dropped 2"]
 
 
+def test_lines_are_kept_when_an_error_is_raised_in_the_thread_that_writes_them() -> None:
+    class RaisedHere(BaseException):
+        """As Dramatiq's interrupts, which come at any moment."""
+
+    reader = Reader()
+    raises = [RaisedHere()]
+
+    def encode(number: int) -> bytes:
+        if number == 2 and raises:
+            raise raises.pop()
+        return f"{number}\n".encode()
+
+    writer = make_writer(reader)
+    writer.write(b"0\n")
+    assert writer.flush()
+    with writer._sending:  # keeps the thread from writing
+        for number in range(1, 4):
+            writer.write_later(encode, number)
+        with pytest.raises(RaisedHere):
+            writer.flush()
+        assert reader.lines() == ["0"]
+    wait_until(lambda: len(reader.lines()) == 4)
+    assert reader.lines() == ["0", "1", "2", "3"]
+
+
 def test_after_close_each_line_is_written_at_once() -> None:
     reader = Reader()
     writer = make_writer(reader)

@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 
 #: A module of one's own that imports neither formrelay's worker nor its actors.
 ALONE = """
-import gc, os, pathlib
+import gc, os, pathlib, time
 import dramatiq
 from formrelay.brokers import get_broker
 
@@ -25,6 +25,9 @@ dramatiq.set_broker(get_broker())
 
 @dramatiq.actor(queue_name="chores")
 def tell():
+    deadline = time.monotonic() + 30
+    while not gc.get_freeze_count() and time.monotonic() < deadline:
+        time.sleep(0.01)  # the job may start before the worker has
     pathlib.Path(os.environ["TELL"]).write_text(f"{gc.get_threshold()} {gc.get_freeze_count() > 0}")
 
 if __name__ == "__main__":

@@ -150,6 +150,24 @@ def test_other_threads_take_the_jobs_of_a_thread_whose_job_takes_long(
     assert others_ran.is_set()
 
 
+def test_an_actor_of_which_some_jobs_wait_for_long_is_not_short_for_a_while() -> None:
+    costs = _Costs()
+    costs.took = costs.cpu = 1e-4
+    assert costs.is_short
+    costs.add(1e-4, 1e-4, idle=0.05, count=1)  # one job waited
+    costs.add(1e-4, 1e-4, idle=0.0, count=200)
+    assert not costs.is_short
+    costs.add(1e-4, 1e-4, idle=0.0, count=200)
+    assert costs.is_short
+
+
+def test_waiting_for_the_interpreter_does_not_make_jobs_long() -> None:
+    costs = _Costs()
+    for number in range(100):  # every tenth job waited for other threads of this process
+        costs.add(5e-3 if number % 10 == 0 else 1e-4, 1e-4, idle=0.0, count=1)
+    assert costs.is_short
+
+
 @pytest.mark.parametrize("number", [2, 8])
 def test_jobs_that_were_short_and_now_wait_get_all_threads(
     queue: WorkQueue, threads: Threads, number: int
