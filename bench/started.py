@@ -73,7 +73,7 @@ def started(
 
 
 def _commands(system: str, queue: str, processes: int) -> tuple[list[str], list[list[str]]]:
-    """The command that sends the jobs, and those that run them."""
+    """The command that sends the jobs, and the commands that run them."""
     dramatiq = [sys.executable, "-m", "dramatiq"]
     options = ["--queues", queue, "--processes", str(processes), "--path", str(HERE)]
     match system:
