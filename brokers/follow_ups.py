@@ -117,13 +117,9 @@ class FollowUp:
         self._broker = broker
         self.delivery = delivery
         # Without this option, Pipelines does nothing, in 3 µs: it imports a module each time.
-        is_last = "pipe_target" not in delivery.options
+        unneeded = Pipelines if "pipe_target" not in delivery.options else None
         self._hooks = deque(
-            [
-                hook
-                for hook in hooks
-                if not (isinstance(hook, Outcomes) or (is_last and type(hook) is Pipelines))
-            ]
+            hook for hook in hooks if not isinstance(hook, Outcomes) and type(hook) is not unneeded
         )
         self._ended = ended
         self._unsent: list[Envelope] = []

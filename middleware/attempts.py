@@ -33,7 +33,7 @@ logger = logging.getLogger("formrelay.workers.attempts")
 WORKER_LOGGER = "dramatiq.worker.WorkerThread"
 
 #: Identifiers in the metadata of a job to search the logs for; they are not personal data.
-FORM_IDS = (FORM_ID, SUBMISSION_ID) = ("formId", "submissionId")
+FORM_ID, SUBMISSION_ID = FORM_IDS = ("formId", "submissionId")
 #: Maximum number of ids of batch parts in a line.
 _MAX_IDS = 20
 
