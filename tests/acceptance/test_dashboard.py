@@ -27,7 +27,7 @@ from tests.state.stores import state_of
 from tests.support.browser import browser
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
-from tests.support.watched import new_page, violations
+from tests.support.watched import follow, new_page, violations
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -122,7 +122,7 @@ class Operators:
         page.goto("/")
         page.get_by_label("Name").fill(name)
         page.get_by_label("Token").fill(TOKENS[Role.OPERATOR])
-        page.get_by_role("button", name="Log in").click()
+        follow(page.get_by_role("button", name="Log in"))
         page.get_by_role("heading", name="Overview").wait_for()
         return page
 
@@ -142,31 +142,31 @@ def test_an_operator_finds_a_dead_letter_reads_its_cause_replays_it_and_sees_it_
 ) -> None:
     site.bury("one", "another")
     page = operators("ann")
-    page.get_by_role("link", name="Dead letters").click()
+    follow(page.get_by_role("link", name="Dead letters"))
     group = page.get_by_role("row").filter(has_text="SinkPermanent")
     assert "the endpoint answered <number> to delivery <number>" in group.inner_text()
-    group.get_by_role("link").click()
+    follow(group.get_by_role("link"))
     letters = page.locator("#letters tbody tr")
     assert letters.count() == 2
 
     id = letters.first.get_by_role("link").inner_text()
-    letters.first.get_by_role("link").click()
+    follow(letters.first.get_by_role("link"))
     text = page.locator("#failure").inner_text()
     assert "the endpoint answered 410" in text
     assert "ConnectionResetError" in text
     page.go_back()
 
     page.get_by_label(f"Select {id}").check()
-    page.get_by_role("button", name="Replay selected").click()
+    follow(page.get_by_role("button", name="Replay selected"))
     page.get_by_role("heading", name="Replay 1 dead letter?").wait_for()
     assert id in page.locator("main").inner_text()
-    page.get_by_role("button", name="Replay 1 dead letter").click()
+    follow(page.get_by_role("button", name="Replay 1 dead letter"))
     page.get_by_text("1 replayed").wait_for()
     assert "by ann" in page.locator("#task").inner_text()
     wait_until(lambda: site.runs.total() == 1)
     assert site.broker.inspector.counts(site.queue).dead == 1
 
-    page.get_by_role("link", name="Audit").click()
+    follow(page.get_by_role("link", name="Audit"))
     entry = page.get_by_role("row").filter(has_text="dlq replay").inner_text()
     assert "ann" in entry
     assert id in entry
@@ -180,10 +180,10 @@ def test_two_operators_who_replay_the_same_group_run_each_job_once(
     for page in pages:  # both are asked before one of them goes on
         page.goto("/dead")
         group = page.get_by_role("row").filter(has_text="SinkPermanent")
-        group.get_by_role("button", name="Replay").click()
+        follow(group.get_by_role("button", name="Replay"))
         page.get_by_role("heading", name="Replay 30 dead letters?").wait_for()
     for page in pages:
-        page.get_by_role("button", name="Replay 30 dead letters").click()
+        follow(page.get_by_role("button", name="Replay 30 dead letters"))
     for page in pages:
         page.get_by_text("Ended").wait_for()
     wait_until(lambda: site.runs.total() == 30)
@@ -211,11 +211,11 @@ def test_pages_with_hostile_texts_are_accessible_and_fit_the_screen(
     page = operators(LONG[:60])
     page.goto("/dead")
     check(375, "dark")
-    page.get_by_role("row").filter(has_text="SinkPermanent").get_by_role("link").click()
+    follow(page.get_by_role("row").filter(has_text="SinkPermanent").get_by_role("link"))
     check(375, "light")
-    page.get_by_role("button", name="Delete the whole group").click()
+    follow(page.get_by_role("button", name="Delete the whole group"))
     check(1280, "dark")
-    page.get_by_role("button", name="Delete 1 dead letter").click()
+    follow(page.get_by_role("button", name="Delete 1 dead letter"))
     page.get_by_text("1 deleted").wait_for()
     check(375, "light")
     for path in ("/tasks", "/webhooks", "/email", "/audit"):

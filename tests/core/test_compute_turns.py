@@ -1,6 +1,7 @@
 """Tests that threads compute in turn while one of them runs short jobs, and never wait for long.
 
-The waits in here are longer than a turn may take by far, so that a slow machine passes too.
+The waits in here are longer than a turn may take by far, so that a slow machine passes too. Where
+a test is not about the bounds of a wait, they are longer as well.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ LONG = 30.0
 @pytest.fixture
 def turns() -> ComputeTurns:
     return ComputeTurns()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads of a test may be started and woken late: nobody gives up waiting for a turn."""
+    monkeypatch.setattr(compute_turns, "_LATE", LONG)
+    monkeypatch.setattr(compute_turns, "_BUSY_SECONDS", LONG)
 
 
 @pytest.fixture
@@ -54,6 +62,7 @@ def test_without_short_jobs_nobody_waits(turns: ComputeTurns) -> None:
     assert turns.wait(LONG) is False
 
 
+@pytest.mark.usefixtures("patient")
 def test_jobs_wait_until_the_turn_of_another_thread_ends(
     turns: ComputeTurns, threads: ThreadPoolExecutor, run_jobs: Callable[[], None]
 ) -> None:
@@ -72,11 +81,18 @@ def test_jobs_wait_until_the_turn_of_another_thread_ends(
     assert did == ["fetched", "next job"]
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_turn_comes_when_it_is_due_or_the_thread_is_ready(
     turns: ComputeTurns, threads: ThreadPoolExecutor, run_jobs: Callable[[], None]
 ) -> None:
     settlements: list[int] = []
-    early = threads.submit(turns.wait, LONG, lambda: len(settlements) >= 2)
+
+    def settle() -> bool:
+        had_turn = turns.wait(LONG, lambda: len(settlements) >= 2)
+        turns.end()
+        return had_turn
+
+    early = threads.submit(settle)
     waiting(turns, 1)
     settlements.append(1)
     run_jobs()
@@ -86,6 +102,7 @@ def test_the_turn_comes_when_it_is_due_or_the_thread_is_ready(
     assert early.result(LONG) is True
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_thread_that_waits_is_let_go_when_the_jobs_end(
     turns: ComputeTurns, threads: ThreadPoolExecutor
 ) -> None:
@@ -96,7 +113,10 @@ def test_a_thread_that_waits_is_let_go_when_the_jobs_end(
     assert [each.result(LONG) for each in waits] == [True] * 3
 
 
-def test_a_job_that_hangs_delays_other_threads_by_milliseconds(turns: ComputeTurns) -> None:
+def test_a_job_that_hangs_delays_other_threads_by_milliseconds(
+    turns: ComputeTurns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute_turns, "_BUSY_SECONDS", 1.0)
     turns.begin()  # and no turn is given
     started = time.monotonic()
     assert turns.wait(0.001) is True
@@ -104,8 +124,12 @@ def test_a_job_that_hangs_delays_other_threads_by_milliseconds(turns: ComputeTur
     wait_until(lambda: turns.wait(0.001) is False)  # it no longer counts as short
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_turn_that_does_not_end_delays_the_jobs_by_milliseconds(
-    turns: ComputeTurns, threads: ThreadPoolExecutor, run_jobs: Callable[[], None]
+    turns: ComputeTurns,
+    threads: ThreadPoolExecutor,
+    run_jobs: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     is_over = threading.Event()
 
@@ -115,12 +139,14 @@ def test_a_turn_that_does_not_end_delays_the_jobs_by_milliseconds(
 
     hanging = threads.submit(hang)
     waiting(turns, 1)
+    monkeypatch.setattr(compute_turns, "_LATE", 0.01)
     run_jobs()  # returns, though the turn has not ended
     assert not hanging.done()
     is_over.set()
     hanging.result(LONG)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_pause_is_only_for_a_thread_with_a_turn(
     turns: ComputeTurns,
     threads: ThreadPoolExecutor,
@@ -151,9 +177,14 @@ def test_a_pause_is_only_for_a_thread_with_a_turn(
     assert did == ["sent", "job", "received"]
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_turn_that_comes_too_late_does_not_end_the_next_wait(
-    turns: ComputeTurns, threads: ThreadPoolExecutor, run_jobs: Callable[[], None]
+    turns: ComputeTurns,
+    threads: ThreadPoolExecutor,
+    run_jobs: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(compute_turns, "_LATE", 1.0)
     waits = threads.submit(lambda: [turns.wait(0.0), turns.wait(LONG)])
     waiting(turns, 1)
     late = turns._waiting.pop()  # as a giver that is interrupted after this step
@@ -168,28 +199,26 @@ def test_a_turn_that_comes_too_late_does_not_end_the_next_wait(
 
 
 def test_threads_in_any_order_all_go_on(turns: ComputeTurns, threads: ThreadPoolExecutor) -> None:
-    is_over = threading.Event()
+    counts = [0] * 4
 
-    def take_turns(seed: int) -> int:
-        choose, count = random.Random(seed), 0
-        while not is_over.is_set():
+    def take_turns(number: int) -> None:
+        choose = random.Random(number)
+        while min(counts) < 100:
             step = choose.choice(
                 [turns.pause, turns.end, lambda: turns.wait(choose.random() / 500)]
             )
             step()
-            count += 1
-        return count
+            counts[number] += 1
 
-    others: list[Future[int]] = [threads.submit(take_turns, seed) for seed in range(4)]
+    others: list[Future[None]] = [threads.submit(take_turns, number) for number in range(4)]
     choose = random.Random(4)
-    for _ in range(300):
+    while not all(each.done() for each in others):
         turns.begin()
         turns.give()
         if choose.random() < 0.1:
             turns.stop()
-    is_over.set()
-    turns.stop()
-    assert all(each.result(LONG) > 1 for each in others)
+    for each in others:
+        each.result(LONG)
     turns.stop()
     assert turns._waiting == []
 

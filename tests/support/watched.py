@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Page
+    from playwright.sync_api import BrowserContext, Locator, Page
 
 #: What a page must fulfil: WCAG 2.2, level AA, and axe's good practices.
 _TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -20,6 +20,15 @@ def watch(page: Page, problems: list[str]) -> Page:
     )
     page.on("request", lambda request: _check_request(request.url, problems))
     return page
+
+
+def follow(link: Locator) -> None:
+    """Click on a link or button, and wait until the page that it leads to has loaded.
+
+    A click alone returns before the style sheet is there: the page would be measured without it.
+    """
+    with link.page.expect_navigation():
+        link.click()
 
 
 def violations(page: Page) -> list[str]:

@@ -24,6 +24,7 @@ from tests.ops.dashboard.helpers import FAILURE, add_history, add_worker
 from tests.support.browser import browser
 from tests.support.missing import skip_or_fail
 from tests.support.waiting import wait_until
+from tests.support.watched import follow
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -119,7 +120,7 @@ def visit(page: Page, url: str) -> Iterator[None]:
         yield
     for path, button in (("webhooks", "Send test"), ("dead?window=all", "Delete all that match")):
         page.goto(f"{url}/{path}")
-        page.get_by_role("button", name=button).first.click()
+        follow(page.get_by_role("button", name=button).first)
         page.get_by_role("link", name="Cancel").wait_for()
         yield
 

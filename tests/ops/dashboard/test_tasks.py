@@ -90,7 +90,8 @@ def ended(tasks: Tasks, broker: RelayBroker, id: str) -> TaskRecord:
 
 
 def newest(log: MemoryAuditLog) -> AuditEntry:
-    wait_until(lambda: log.newest().entries)
+    """The entry of an action that has ended; it is written after the end of the task."""
+    wait_until(lambda: (found := log.newest().entries) and found[0].outcome != "running")
     return replace(log.newest().entries[0], at=None)
 
 
