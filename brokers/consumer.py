@@ -19,7 +19,7 @@ from dramatiq.middleware import MiddlewareError
 
 from ..core.errors import FormrelayError
 from ..core.failure import Failure, Reason
-from ..core.outcomes import Dead, Done, Outcome, Retry
+from ..core.outcomes import DONE, Dead, Done, Outcome, Retry
 from ..middleware.delivery import RETRIES, Batch, Delivery
 from ..middleware.outcomes import rejected, without_outcome
 from .base import RelayBroker
@@ -221,6 +221,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             self.broker.emit_after("enqueue", message, delay)
 
     def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
+        if outcome is DONE and not isinstance(delivery, Batch):
+            return Settlement([], [delivery.tag])  # the usual case, without the steps below
         try:
             all_done = not isinstance(delivery, Batch) or delivery.part_outcomes is None
             is_done = all_done and isinstance(outcome, Done)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
@@ -27,7 +27,7 @@ from ..core.failure import Failure, Reason
 from ..core.outcomes import Dead, Defer, Outcome
 from ..middleware import OF_THE_THREAD, Delivery, RetryExhausted
 from ..middleware.delivery import Batch
-from ..middleware.outcomes import Outcomes, decide, is_deferred
+from ..middleware.outcomes import decide
 from .contract import BrokerContract
 from .envelope import Envelope
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
@@ -35,8 +35,8 @@ from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 logger = logging.getLogger("formrelay.brokers")
 
 #: Middleware whose hook after an attempt only sends follow-up messages.
-_SENDERS = (Callbacks, Pipelines, GroupCallbacks, RetryExhausted)
-#: Options of a message or its actor that make ``_SENDERS`` send messages.
+SENDERS = (Callbacks, Pipelines, GroupCallbacks, RetryExhausted)
+#: Options of a message or its actor that make ``SENDERS`` send messages.
 _OPTIONS = (
     "on_success",
     "on_failure",
@@ -75,28 +75,20 @@ def keep(envelope: Envelope) -> bool:
     return True
 
 
-def end_attempt(
+def call_sending_hooks(
     broker: BrokerContract,
     delivery: Delivery,
-    listeners: Callable[[str], Sequence[Middleware]],
+    hooks: Sequence[Middleware],
     ended: dict[str, Any],
 ) -> None:
-    """Decide the outcome of an attempt and call the hooks after it.
+    """Call the hooks after an attempt, and keep the messages that cannot be sent yet.
 
-    An attempt that was deferred has not failed: to the hooks it is a skipped message. Sets
-    ``delivery.carry_on`` while a follow-up message is unsent.
+    Sets ``delivery.carry_on`` while a follow-up message is unsent.
 
     Args:
-        listeners: returns the middleware with a hook, in the order of the calls.
+        hooks: the middleware with the hook ``after_process_message``, in the order of the calls.
         ended: the keyword argument of ``after_process_message``, ``result=`` or ``exception=``.
     """
-    hooks = listeners("after_process_message")
-    for middleware in hooks:
-        if isinstance(middleware, Outcomes):
-            middleware.after_process_message(broker, delivery, **ended)
-    if is_deferred(delivery):
-        broker.emit_after("skip_message", delivery)
-        return
     follow_up = FollowUp(broker, delivery, hooks, ended)
     if follow_up.carry_on():
         return
@@ -116,11 +108,7 @@ class FollowUp:
     ) -> None:
         self._broker = broker
         self.delivery = delivery
-        # Without this option, Pipelines does nothing, in 3 µs: it imports a module each time.
-        unneeded = Pipelines if "pipe_target" not in delivery.options else None
-        self._hooks = deque(
-            hook for hook in hooks if not isinstance(hook, Outcomes) and type(hook) is not unneeded
-        )
+        self._hooks = deque(hooks)
         self._ended = ended
         self._unsent: list[Envelope] = []
         self._logged_at = -_LOG_INTERVAL
@@ -167,7 +155,7 @@ class FollowUp:
         try:
             middleware.after_process_message(self._broker, self.delivery, **self._ended)
         except Exception as error:
-            if isinstance(middleware, _SENDERS) or isinstance(error, BrokerError):
+            if isinstance(middleware, SENDERS) or isinstance(error, BrokerError):
                 self._fail(middleware, error)
             else:
                 self._broker.log_hook_failure("after_process_message", middleware)
@@ -189,7 +177,7 @@ class FollowUp:
         self._unsent.clear()
         while self._hooks:
             middleware = self._hooks.popleft()
-            if not isinstance(middleware, _SENDERS):
+            if not isinstance(middleware, SENDERS):
                 self._call(middleware)
 
     def _fail(self, middleware: Middleware, error: Exception) -> None:

@@ -81,19 +81,17 @@ class LogWriter:
 
         After :meth:`close`, it is written at once.
         """
-        self._add(line, len(line))
+        self.add(line, len(line))
 
-    def write_later(self, encode: Callable[..., bytes], *values: Any, texts: int = 0) -> None:
-        """Add the values of a line, of which the thread makes the line. Does not block.
+    def add(self, line: bytes | Values, size: int) -> None:
+        """Add a line, or the values of which the thread makes the line. Does not block.
 
         Args:
-            encode: makes the line of the values. A line for which it raises counts as dropped.
-            values: they do not change.
-            texts: number of characters of those values that may be long.
+            line: encoded bytes, or a function and its arguments, which must not change. If the
+                function raises, the line counts as dropped.
+            size: number of bytes to count in the buffer; for values, :data:`VALUES_BYTES` plus the
+                number of characters of long texts.
         """
-        self._add((encode, values), VALUES_BYTES + texts)
-
-    def _add(self, line: bytes | Values, size: int) -> None:
         with self._lock:
             if self._size + size > self._most:
                 self._drop()

@@ -20,7 +20,8 @@ from ..core.log_fields import (
     public_name,
 )
 from ..core.log_handler import LineHandler, only_handler
-from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
+from ..core.log_writer import VALUES_BYTES
+from ..core.outcomes import DONE, Dead, Defer, Done, Outcome, Retry
 from ..core.trace_context import TRACEPARENT, TraceContext
 from .causes import trace_of
 from .delivery import Batch, Delivery
@@ -95,62 +96,49 @@ def _log(message: dramatiq.MessageProxy) -> None:
     if not isinstance(message, Delivery):
         return
     outcome = worst_outcome(message)
-    level = _level(outcome)
+    level = logging.INFO if outcome is DONE else _level(outcome)
     if not logger.isEnabledFor(level):
         return
     handler = only_handler(logger)
-    is_plain = isinstance(outcome, Done) and not (message.fields or isinstance(message, Batch))
-    if handler is not None and is_plain:
+    if handler is None:
+        # Faster than Logger.log(), which looks for the caller and checks the names of the fields.
+        record = logging.LogRecord(logger.name, level, "", 0, "attempt", None, None)
+        record.__dict__.update(_fields(message) | _verdict(outcome))
+        logger.handle(record)
+    elif outcome is DONE and message.fields is None and not isinstance(message, Batch):
         _log_done(handler, message)
-        return
-    fields = _fields(message)
-    fields.update(_verdict(outcome))
-    if handler is not None:
+    else:
+        fields = _fields(message) | _verdict(outcome)
         handler.write_fields(level, logger.name, "attempt", fields)
-        return
-    # Faster than Logger.log(), which looks for the caller and checks the names of the fields.
-    record = logging.LogRecord(logger.name, level, "", 0, "attempt", None, None)
-    record.__dict__.update(fields)
-    logger.handle(record)
 
 
 def _log_done(handler: LineHandler, message: Delivery) -> None:
     """Log a single message that is done: note the values of which :func:`_line_of` makes a line."""
-    metadata = message.kwargs.get("metadata")
-    ids = map(metadata.get, FORM_IDS) if isinstance(metadata, dict) else (None, None)
-    form, submission = [id if isinstance(id, str) else None for id in ids]
-    handler.writer.write_later(
-        _line_of,
-        handler,
-        time.time(),
-        0.0 if message.started is None else time.monotonic() - message.started,
-        message.actor_name,
-        message.queue_name,
-        message.message_id,
-        message.attempt,
-        form,
-        submission,
-        message.trace or trace_of(message.message),
-        texts=len(message.message_id) + len(form or "") + len(submission or ""),
-    )
+    metadata, form, submission = message.kwargs.get("metadata"), None, None
+    if isinstance(metadata, dict):
+        ids = map(metadata.get, FORM_IDS)
+        form, submission = [id if isinstance(id, str) else None for id in ids]
+    id, started = message.message_id, message.started
+    trace = message.trace or trace_of(message.message)
+    took = 0.0 if started is None else time.monotonic() - started
+    names = message.actor_name, message.queue_name, id
+    values = handler, time.time(), took, names, message.attempt, form, submission, trace
+    texts = len(id) if metadata is None else len(id) + len(form or "") + len(submission or "")
+    handler.writer.add((_line_of, values), VALUES_BYTES + texts)
 
 
 def _line_of(
     handler: LineHandler,
     now: float,
     took: float,
-    actor: str,
-    queue: str,
-    id: str,
+    names: tuple[str, str, str],
     attempt: int,
     form: str | None,
     submission: str | None,
     trace: TraceContext | None,
 ) -> bytes:
     line = handler.line(now, logging.INFO, logger.name, "attempt")
-    line["actor"] = actor
-    line["queue"] = queue
-    line[JOB_ID] = id
+    line["actor"], line["queue"], line[JOB_ID] = names
     line["attempt"] = attempt
     line[DURATION] = _milliseconds(took)
     if form is not None:

@@ -72,6 +72,8 @@ class Delivery(MessageProxy):
         trace: the trace of the attempt, if the actor was called in a span.
         attempt_traceparent: the ``traceparent`` of the span of the attempt; None without a span.
         span: OpenTelemetry's span of the attempt, while it runs.
+        hook_options: options of its message or actor that were set at any hook of the attempt, and
+            by which middleware is called.
     """
 
     outcome: Outcome | None = None
@@ -91,6 +93,7 @@ class Delivery(MessageProxy):
     trace: TraceContext | None = None
     attempt_traceparent: str | None = None
     span: Any = None
+    hook_options: tuple[str, ...] = ()
 
     def __init__(self, message: Message[Any], tag: Any, raw: bytes | None = None) -> None:
         super().__init__(message)

@@ -101,6 +101,9 @@ class Outcomes(Retries):
     ) -> None:
         if not isinstance(message, Delivery):
             return
+        if exception is None:
+            message.outcome = DONE
+            return
         now = self._clock.time()
         if isinstance(message, Batch) and _names_parts(exception, message):
             failures, stored = exception.failures, message.attempt if message.was_stored else None
@@ -111,14 +114,13 @@ class Outcomes(Retries):
             message.outcome = DONE
         else:
             message.outcome = decide(broker, message, exception, now)
-        if exception is not None:
-            if isinstance(message.outcome, Dead):
-                message.fail()
-            # Stock Dramatiq counts no failure for an error in the actor's throws.
-            actor = broker.actors.get(message.actor_name)
-            throws = () if actor is None else actor.options["policy"].throws
-            if not isinstance(exception, throws) and not is_deferred(message):
-                _count_failure(message, exception, now)
+        if isinstance(message.outcome, Dead):
+            message.fail()
+        # Stock Dramatiq counts no failure for an error in the actor's throws.
+        actor = broker.actors.get(message.actor_name)
+        throws = () if actor is None else actor.options["policy"].throws
+        if not isinstance(exception, throws) and not is_deferred(message):
+            _count_failure(message, exception, now)
 
     def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         """Set the outcome of a message that another middleware skipped."""
@@ -151,12 +153,12 @@ def decide(
     now: float,
     attempt: int | None = None,
 ) -> Outcome:
-    """Decide the outcome of an attempt.
+    """Decide the outcome of an attempt, or of a part of a batch.
 
     Never raises: if the retry policy raises, the attempt counts as failed, with both errors.
 
     Args:
-        error: what the attempt raised; None for success.
+        error: raised by the attempt or for the part; None for success.
         now: unix time in seconds.
         attempt: the attempt number of a batch part; None for the delivery's own.
     """

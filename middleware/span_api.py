@@ -33,8 +33,11 @@ def active_tracer() -> Tracer | None:
     api = sys.modules.get("opentelemetry.trace")
     if api is None:
         return None
-    provider = api.get_tracer_provider()
     known = _known
+    # Without a provider, get_tracer_provider() reads the environment: most of this function's time.
+    if known[0] is not None and getattr(api, "_TRACER_PROVIDER", api) is None:
+        return None
+    provider = api.get_tracer_provider()
     if known[0] is provider:
         tracer: Tracer | None = known[1]
     else:

@@ -47,6 +47,11 @@ class WorkQueues(Middleware):
         queue: Any = WorkQueue()  # has the methods that workers, tests and packages use
         worker.work_queue = queue
 
+    def after_consumer_thread_boot(self, broker: dramatiq.Broker, thread: Any) -> None:
+        # It looks after each message for messages with an eta, which Dramatiq's brokers keep in
+        # memory. formrelay's keep them on the server.
+        thread.handle_delayed_messages = lambda: None
+
 
 class _Costs:
     """Typical wall-clock and CPU time of the jobs of an actor, in seconds.

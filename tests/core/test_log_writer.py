@@ -99,7 +99,7 @@ def test_the_thread_makes_lines_of_values_in_order() -> None:
     reader.reads.clear()
     for number in range(0, 100, 2):
         writer.write(f"{number} whole\n".encode())
-        writer.write_later(encode, number + 1, "values")
+        writer.add((encode, (number + 1, "values")), VALUES_BYTES)
     reader.reads.set()
     wait_until(lambda: len(reader.lines()) == 100)
     assert [line.split()[0] for line in reader.lines()] == [str(number) for number in range(100)]
@@ -114,7 +114,7 @@ def test_values_of_which_no_line_can_be_made_count_as_dropped() -> None:
         raise LookupError("no line")
 
     before = dropped_lines()
-    writer.write_later(fail)
+    writer.add((fail, ()), VALUES_BYTES)
     writer.write(b"next\n")
     wait_until(lambda: len(reader.lines()) == 2)
     assert sorted(reader.lines()) == ["dropped 1", "next"]
@@ -129,7 +129,7 @@ def test_values_count_in_the_size_of_the_buffer() -> None:
     wait_until(lambda: not writer._buffer)
     before = dropped_lines()
     for number in range(12):
-        writer.write_later(lambda number: f"{number}\n".encode(), number)
+        writer.add((lambda number: f"{number}\n".encode(), (number,)), VALUES_BYTES)
     assert dropped_lines() == before + 2
     reader.reads.set()
     wait_until(lambda: "dropped 2" in reader.lines())
@@ -153,7 +153,7 @@ def test_lines_are_kept_when_an_error_is_raised_in_the_thread_that_writes_them()
     assert writer.flush()
     with writer._sending:  # keeps the thread from writing
         for number in range(1, 4):
-            writer.write_later(encode, number)
+            writer.add((encode, (number,)), VALUES_BYTES)
         with pytest.raises(RaisedHere):
             writer.flush()
         assert reader.lines() == ["0"]
