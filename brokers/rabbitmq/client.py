@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
-from itertools import takewhile
 
 import orjson
 from pika import spec
 
 from ...core.clock import Clock
-from ...core.errors import BrokerError
 from ...core.failure import Failure
 from ..envelope import Envelope
 from ..errors import BrokerRefused, BrokerUnavailable
@@ -24,45 +22,27 @@ from ..settlement import Write
 from . import codec
 from .connection import Connection
 from .declarations import Declared
-from .errors import (
-    NOT_FOUND,
-    ChannelClosed,
-    NoAnswer,
-    PartlyRefused,
-    PublishersBlocked,
-    PublishInterrupted,
-)
+from .errors import NOT_FOUND, ChannelClosed, NoAnswer, PublishersBlocked
+from .group_commit import MAX_SHARED_BYTES, GroupCommit, SharedFailure
+from .publish_call import Publication, PublishCall, publish_and_confirm
 from .servers import address, servers
 from .topology import Topology, delay_route
 
 #: The header of a dead letter that holds its failure record if the body does not.
 FAILURE_HEADER = "x-formrelay-failure"
-#: Seconds without received bytes after which a connection is checked before it publishes.
-_CHECK_AFTER = 0.1
+#: Seconds without received bytes after which a connection is checked before it publishes. Less
+#: would mean a second round trip for more sends. If the server has begun to block publishers since
+#: the last byte, the send fails, but RabbitMQ may accept the message hours later; the error says
+#: that it may be on its queue.
+_CHECK_AFTER = 10.0
 #: Seconds after which an idle connection is closed.
 _CLOSE_AFTER = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """A message to publish.
-
-    Attributes:
-        queue: its work queue, which is declared first; None if it goes to another queue.
-        head: encoded properties.
-    """
-
-    queue: str | None
-    exchange: str
-    routing_key: str
-    head: bytes
-    body: bytes
 
 
 class RabbitClient:
     """Connects to RabbitMQ, declares the topology and publishes, for all threads of a process.
 
-    The pool holds as many connections as threads recently published at the same time. A child
+    The pool holds as many connections as calls were recently made at the same time. A child
     process does not use the connections of its parent.
 
     Args:
@@ -80,6 +60,10 @@ class RabbitClient:
         self.declared = Declared(topology)
         self._idle: deque[Connection] = deque()
         self._pid = os.getpid()
+        #: By work queue, so that a queue that does not answer delays no send to other queues.
+        self._group_commits: dict[str, GroupCommit] = {}
+        #: When the server last did not answer, monotonic seconds.
+        self._in_doubt_at = -math.inf
 
     # -- connections -------------------------------------------------------------------
 
@@ -144,7 +128,8 @@ class RabbitClient:
     def _take(self, *, to_publish: bool) -> Connection:
         while (connection := self._next_idle()) is not None:
             # Before reading: an unread heartbeat, for example, may have been sent long ago.
-            is_fresh = time.monotonic() - connection.received_at <= _CHECK_AFTER
+            received_at = connection.received_at
+            is_fresh = received_at > max(time.monotonic() - _CHECK_AFTER, self._in_doubt_at)
             try:
                 connection.read(0)
                 if to_publish and not is_fresh:
@@ -235,6 +220,9 @@ class RabbitClient:
     def publish(self, messages: Sequence[Publication]) -> None:
         """Publish messages in order; returns when RabbitMQ has confirmed all of them.
 
+        Single messages that threads publish at the same time share a write
+        (:mod:`.group_commit`).
+
         A missing queue is declared again once, and a lost connection is replaced once. Messages
         that were not confirmed are then published again, so a message may be on its queue twice,
         which at-least-once allows.
@@ -246,124 +234,45 @@ class RabbitClient:
             BrokerUnavailable, BrokerRefused: the text says how many messages are on their queues,
                 and how many may be.
         """
-        call = _Call(messages)
-        for is_last in (False, True):
+        call = PublishCall(messages)
+        sends: list[Callable[[PublishCall], None]] = [self._send_shared, self._send]
+        for number, send in enumerate(sends):
             try:
-                queues = {one.queue for one in call.waiting.values() if one.queue is not None}
-                with self.connection(queues, to_publish=True) as connection:
-                    call.send(connection)
-                    if call.nacked:
-                        # RabbitMQ 3.10 remembers for this channel that the queue is full, even
-                        # after its limit was raised.
-                        connection.close()
+                send(call)
+            except SharedFailure:
+                # Another thread's message may be the cause, so this attempt does not count: send
+                # this message alone, with its usual retry.
+                sends.append(self._send)
+                continue
             except (BrokerUnavailable, ChannelClosed) as error:
                 cannot_retry = isinstance(error, NoAnswer | PublishersBlocked) or not call.is_sent
                 is_lost = not isinstance(error, ChannelClosed) or error.code == NOT_FOUND
-                if is_last or cannot_retry or not is_lost:
+                if isinstance(error, NoAnswer | PublishersBlocked):
+                    self._in_doubt_at = time.monotonic()
+                if number == len(sends) - 1 or cannot_retry or not is_lost:
                     raise call.with_counts(error) from None
             if not call.waiting:
                 break
             self.declared.forget()
         call.raise_for_refused()
 
-
-class _Call:
-    """The messages of one call and their confirms.
-
-    Attributes:
-        waiting: the messages that are not confirmed or were returned, by position.
-        is_sent: whether a message may have reached the server.
-        nacked: positions of the messages that the server did not take.
-    """
-
-    def __init__(self, messages: Sequence[Publication]) -> None:
-        self.waiting = dict(enumerate(messages))
-        self.is_sent = False
-        self._count = len(messages)
-        self.nacked: list[int] = []
-
-    def send(self, connection: Connection) -> None:
-        """Publish the waiting messages, and wait until each is confirmed, nacked or returned."""
-        positions = list(self.waiting)
-        # Confirms count the messages published on the connection, from 1.
-        position_by_tag = dict(enumerate(positions, start=connection.published + 1))
-        self.is_sent = True
-        connection.publish(
-            [
-                codec.publish(
-                    one.exchange, one.routing_key, one.head, one.body, connection.max_frame_body
-                )
-                for one in self.waiting.values()
-            ]
-        )
-        returned: set[int] = set()
-        deadline = time.monotonic() + connection.timeout
-        while position_by_tag:
-            if not connection.confirms:
-                connection.wait(deadline)
-                continue
-            # The server returns a message before it confirms it.
-            for content in connection.returned:
-                returned.add(self._position_of(content, returned))
-            connection.returned.clear()
-            self._apply_confirms(connection.confirms, position_by_tag, returned)
-            deadline = time.monotonic() + connection.timeout
-
-    def _position_of(self, content: codec.Content, returned: set[int]) -> int:
-        method, body = content.method, content.body
-        return next(
-            position
-            for position, one in self.waiting.items()
-            if position not in returned
-            and (one.exchange, one.routing_key) == (method.exchange, method.routing_key)
-            and one.body == body
-        )
-
-    def _apply_confirms(
-        self, confirms: deque[codec.Confirm], position_by_tag: dict[int, int], returned: set[int]
-    ) -> None:
-        while confirms:
-            confirm = confirms.popleft()
-            last = confirm.delivery_tag
-            tags = [last]
-            if confirm.multiple:
-                tags = list(takewhile(last.__ge__, position_by_tag))
-            for tag in tags:
-                position = position_by_tag.pop(tag, None)
-                if position is None or position in returned:
-                    continue
-                del self.waiting[position]
-                if not confirm.taken:
-                    self.nacked.append(position)
-
-    def with_counts(self, error: BrokerUnavailable | ChannelClosed) -> BrokerError:
-        """Return the error, with the number of messages that are on their queues in its text."""
-        taken = self._count - len(self.waiting) - len(self.nacked)
-        text = "; nothing was enqueued"
-        if self.is_sent:
-            text = (
-                f"; of {self._count} messages {taken} are on their queues, and any of the other "
-                f"{self._count - taken} may be"
-            )
-        if isinstance(error, ChannelClosed):
-            if self.is_sent:
-                return PublishInterrupted(
-                    error.message + text, error, sorted((*self.waiting, *self.nacked))
-                )
-            return BrokerRefused(error.message + text)
-        return type(error)(error.message + text)
-
-    def raise_for_refused(self) -> None:
-        """Raise :class:`PartlyRefused` if messages were returned or nacked."""
-        refused = sorted((*self.waiting, *self.nacked))
-        if not refused:
+    def _send_shared(self, call: PublishCall) -> None:
+        """Publish a single small message, perhaps together with those of other threads."""
+        (first, *others) = call.waiting.values()
+        if others or first.queue is None or len(first.body) > MAX_SHARED_BYTES:
+            self._send(call)
             return
-        cause = "it has no queue for them; check that their queues exist"
-        if self.nacked:
-            cause = "it did not take them (nack); check whether a queue is full"
-        raise PartlyRefused(
-            f"RabbitMQ refused {len(refused)} of {self._count} messages, the others are on their "
-            f"queues; {cause}",
-            refused,
-            self._count,
-        )
+        group_commit = self._group_commits.get(first.queue)
+        if group_commit is None:
+            group_commit = self._group_commits.setdefault(first.queue, GroupCommit())
+        group_commit.send(call, self._send)
+
+    def _send(self, *calls: PublishCall) -> None:
+        """Publish the messages of calls on one connection, in one write."""
+        queues = set().union(*(call.queues for call in calls))
+        with self.connection(queues, to_publish=True) as connection:
+            publish_and_confirm(connection, calls)
+            if any(call.nacked for call in calls):
+                # RabbitMQ 3.10 remembers for this channel that the queue is full, even after its
+                # limit was raised.
+                connection.close()

@@ -52,8 +52,9 @@ from ...middleware.delivery import Delivery
 from ..contract import BrokerOptions
 from ..errors import BrokerUnavailable
 from . import codec
-from .client import Publication, RabbitClient
+from .client import RabbitClient
 from .errors import ACCESS_REFUSED, ChannelClosed
+from .publish_call import Publication
 from .subscription import QUARANTINE_TAG, Subscription, Tag
 
 logger = logging.getLogger("formrelay.brokers")

@@ -18,11 +18,12 @@ from ..fields import for_replay
 from ..inspection import Action
 from ..message_edits import Edit, Editor, EditStep
 from . import codec
-from .client import Publication, RabbitClient
+from .client import RabbitClient
 from .dead_letters import DeadLetterReader
 from .dead_lock import exclusive_access, lock_name, marker, remove_marker
 from .dead_moves import Letter, LetterMover
 from .deaths import decoded
+from .publish_call import Publication
 
 #: Number of dead letters that RabbitMQ sends ahead: they are hidden too.
 _PREFETCH = 500

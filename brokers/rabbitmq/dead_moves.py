@@ -25,10 +25,11 @@ from ..entries import Entry
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..steps import chunks
 from . import codec
-from .client import FAILURE_HEADER, Publication, RabbitClient
+from .client import FAILURE_HEADER, RabbitClient
 from .connection import Connection
 from .dead_letters import CHUNK, DeadLetterReader
 from .dead_lock import lock_name, marker, remove_marker
+from .publish_call import Publication
 
 #: A dead letter as it was received, and decoded.
 Letter: TypeAlias = tuple[codec.Content, Entry]

@@ -21,10 +21,11 @@ from pika import spec
 from ...middleware.delivery import RETRIES
 from ..errors import BrokerRefused, BrokerUnavailable
 from . import codec
-from .client import Publication, RabbitClient
+from .client import RabbitClient
 from .connection import Connection
 from .deaths import death_in
 from .errors import PRECONDITION_FAILED, ChannelClosed
+from .publish_call import Publication
 from .queue_status import queue_status, ready_count
 
 #: Number of messages that are fetched, and copied in one call.

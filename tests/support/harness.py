@@ -15,7 +15,7 @@ from dramatiq import Worker
 from formrelay.brokers.base import RelayBroker
 from formrelay.brokers.rabbitmq import codec
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
-from formrelay.brokers.rabbitmq.client import Publication
+from formrelay.brokers.rabbitmq.publish_call import Publication
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.brokers.saved_letters import SavedLetter
 from formrelay.testing import MemoryBroker

@@ -14,8 +14,8 @@ import pytest
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.rabbitmq import codec, topology
-from formrelay.brokers.rabbitmq.client import Publication
 from formrelay.brokers.rabbitmq.errors import PartlyRefused
+from formrelay.brokers.rabbitmq.publish_call import Publication
 from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.harness import Harness
 from tests.support.threads import at_once
