@@ -6,6 +6,7 @@ import ctypes
 import gc
 import multiprocessing
 import sys
+import time
 from contextlib import suppress
 from datetime import timedelta
 
@@ -14,8 +15,10 @@ from dramatiq.middleware import Middleware
 
 from ..core.periodic import Periodic
 
-#: Time between two collections of young objects, and number of these for each full collection.
-_COLLECT_EVERY, _FULL_EVERY = timedelta(minutes=1), 30
+#: Time between two collections.
+_COLLECT_EVERY = timedelta(minutes=1)
+#: Maximum share of the time that full collections take.
+_FULL_SHARE = 0.001
 #: Parameter of glibc's ``mallopt``: maximum number of arenas.
 _M_ARENA_MAX = -8
 
@@ -37,12 +40,13 @@ class ProcessTuning(Middleware):
     Collects garbage once a minute: the thresholds of :func:`tune_garbage_collector` count objects.
     With a hundred jobs a second they are reached after ten minutes, in which 30 MB of garbage
     gather: drivers and libraries make cycles. Young objects are few, so collecting them takes
-    milliseconds; a full collection, which may be slow if the user's code keeps many objects, is
-    rare.
+    milliseconds. A full collection also finds older cycles. It is slow if the user's code keeps
+    many objects, so it is postponed until full collections take at most 0.1 % of the time.
     """
 
     def __init__(self) -> None:
-        self._times = 0
+        #: When the next full collection is due, monotonic seconds.
+        self._full_at = 0.0
         self._collecting = Periodic("garbage", _COLLECT_EVERY, self.collect)
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
@@ -58,9 +62,16 @@ class ProcessTuning(Middleware):
         self._collecting.stop()
 
     def collect(self) -> None:
-        """Collect the objects of the last minutes, and every half an hour all objects."""
-        self._times += 1
-        gc.collect(2 if self._times % _FULL_EVERY == 0 else 1)
+        """Collect all objects if a full collection is due, otherwise the young objects.
+
+        Then give free memory back to the system.
+        """
+        began = time.monotonic()
+        if began < self._full_at:
+            gc.collect(1)
+        else:
+            gc.collect()
+            self._full_at = began + (time.monotonic() - began) / _FULL_SHARE
         trim_malloc()
 
 

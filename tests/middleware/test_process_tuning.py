@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from datetime import timedelta
 from pathlib import Path
@@ -58,6 +59,30 @@ def test_a_worker_collects_garbage_although_few_objects_are_made(
     finally:
         gc.enable()
         harness.stop()
+
+
+def test_full_collections_are_rare_if_they_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, full_seconds = 1_000.0, 0.01
+    collected: list[int] = []
+
+    def collect(generation: int = 2) -> None:
+        nonlocal now
+        collected.append(generation)
+        now += full_seconds if generation == 2 else 0.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(gc, "collect", collect)
+    tuning = process_tuning.ProcessTuning()
+    for _ in range(3):
+        tuning.collect()
+        now += 60
+    assert collected == [2, 2, 2]
+    full_seconds = 0.3  # many objects of the user: five minutes until the next
+    collected.clear()
+    for _ in range(8):
+        tuning.collect()
+        now += 60
+    assert collected == [2, 1, 1, 1, 1, 2, 1, 1]
 
 
 def test_a_program_that_runs_a_worker_keeps_its_settings() -> None:
