@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
 
+from ...config.drivers import prepare_clickhouse_driver
 from .client import (
     MODERN,
     HostClickHouse,
@@ -50,6 +51,7 @@ class NativeClickHouse(HostClickHouse):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
+        prepare_clickhouse_driver()
         self._driver = import_driver("clickhouse_driver", extra="clickhouse")
         import_driver("lz4", extra="clickhouse")  # the driver needs it to compress blocks
         self._local = threading.local()
