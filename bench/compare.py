@@ -145,6 +145,7 @@ def main() -> None:
         ClickHouseServer() as clickhouse_server,
     ):
         os.environ["FORMRELAY_TEST_CLICKHOUSE_URL"] = clickhouse_server.url
+        os.environ["FORMRELAY_TEST_CLICKHOUSE_HTTP_URL"] = clickhouse_server.http_url
         os.environ["FORMRELAY_TEST_REDIS_URL"] = redis_server.url
         os.environ["FORMRELAY_TEST_RABBITMQ_URL"] = rabbit_server.url
         rabbit_server.ctl("add_vhost", "quorum")

@@ -10,6 +10,7 @@ _THREADS = 8
 _FAST = {"count": 40_000, "threads": _THREADS}
 _MIDDLE = {"count": 15_000, "threads": _THREADS}
 _SLOW = {"count": 8_000, "threads": _THREADS}
+_SENDS = {"count": 8_000, "threads": 1}
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,11 @@ def comparisons() -> list[Comparison]:
     return [
         *_started(),
         *_log_lines(),
+        *_started_sinks(),
+        *_idle(),
         *_drains(),
         *_enqueues(),
+        *_sends(),
         *_pickups(),
         *_delays(),
         *_webhooks(),
@@ -114,6 +118,58 @@ def _started() -> list[Comparison]:
                 Contender("Celery, default settings", "rabbitmq-celery", few),
             ),
         ),
+    ]
+
+
+def _started_sinks() -> list[Comparison]:
+    """Webhooks and events with workers as people start them, with log lines."""
+    webhooks, events = {"count": 20_000}, {"count": 150_000}
+    two = {"processes": 2}
+    return [
+        Comparison(
+            "started-webhooks",
+            "Signed webhooks, started, with default settings, on Redis: deliveries/s",
+            "delivered",
+            (
+                Contender("formrelay, one process", "redis-ours", webhooks),
+                Contender("BullMQ, one process", "redis-bullmq", webhooks, wanted=1.2),
+                Contender("formrelay, two processes", "redis-ours", webhooks | two),
+                Contender("BullMQ, two processes", "redis-bullmq", webhooks | two),
+            ),
+        ),
+        Comparison(
+            "started-events",
+            "Events into ClickHouse, one a message, started, with default settings, one process on "
+            "Redis: events/s",
+            "recorded",
+            (
+                Contender("formrelay", "redis-ours", events),
+                Contender("BullMQ, buffers of 1,000", "redis-bullmq", events, wanted=3),
+            ),
+        ),
+    ]
+
+
+def _idle() -> list[Comparison]:
+    return [
+        Comparison(
+            f"idle-{broker}",
+            f"A worker without jobs on {title}, one process, default settings: seconds from its "
+            "start to its first job",
+            "idle",
+            (
+                Contender("formrelay, one queue", f"{broker}-ours", {}),
+                Contender("formrelay, all queues", f"{broker}-ours", {"all_queues": True}),
+                Contender("stock", f"{broker}-stock", {}),
+                Contender("Celery, default settings", f"{broker}-celery", {}),
+                *others,
+            ),
+            figure="first_job_s",
+        )
+        for broker, title, others in (
+            ("redis", "Redis", [Contender("BullMQ, concurrency 10", "redis-bullmq", {})]),
+            ("rabbitmq", "RabbitMQ", []),
+        )
     ]
 
 
@@ -194,6 +250,23 @@ def _enqueues() -> list[Comparison]:
                 Contender("formrelay, quorum queue", "rabbitmq-quorum", {"count": 20_000}),
             ),
         ),
+    ]
+
+
+def _sends() -> list[Comparison]:
+    """Sends of a web server: each thread waits for RabbitMQ's confirm of its message."""
+    return [
+        Comparison(
+            "send-rabbitmq",
+            "send() on RabbitMQ (quorum queue), each with its confirm: messages/s",
+            "send",
+            (
+                Contender("formrelay, 8 threads", "rabbitmq-quorum", {**_SENDS, "threads": 8}),
+                Contender("formrelay, 1 thread", "rabbitmq-quorum", _SENDS, wanted=4),
+                Contender("formrelay, 32 threads", "rabbitmq-quorum", {**_SENDS, "threads": 32}),
+                Contender("stock, 8 threads", "rabbitmq-confirmed", {**_SENDS, "threads": 8}),
+            ),
+        )
     ]
 
 

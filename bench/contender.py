@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from statistics import median, quantiles
@@ -22,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from emails import emails
 from events import record, unavailable
-from started import started
+from started import idle, started
+from started_sinks import delivered, recorded
 from submissions import autosave, submit
 from webhooks import deliver, latency, load
 
@@ -158,6 +160,23 @@ def enqueue(contender: str, *, queue: str, count: int) -> Any:
     return {"per_second": count / (time.perf_counter() - start)}
 
 
+def send(contender: str, *, queue: str, count: int, threads: int) -> Any:
+    """Messages per second that threads send, each waiting until its message is stored."""
+    run = Run(contender, queue)
+    run.fill(1)
+    start = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        sent = [pool.submit(_send, run.actor, count // threads) for _ in range(threads)]
+    for each in sent:
+        each.result()
+    return {"per_second": count / (time.perf_counter() - start)}
+
+
+def _send(actor: Any, count: int) -> None:
+    for _ in range(count):
+        actor.send(PAYLOAD)
+
+
 def pickup(contender: str, *, queue: str, count: int) -> Any:
     """Milliseconds from ``send()`` until an idle worker runs the job."""
     import dramatiq
@@ -225,10 +244,14 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "latency": latency,
     "load": load,
     "started": started,
+    "idle": idle,
+    "delivered": delivered,
+    "recorded": recorded,
     "drain": drain,
     "shared": shared,
     "share": share,
     "enqueue": enqueue,
+    "send": send,
     "pickup": pickup,
     "delayed": delayed,
     "record": record,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dramatiq
@@ -25,9 +27,20 @@ def job(**_: Any) -> None:
     os.write(_done, b".")
 
 
+def _messages() -> Iterator[Any]:
+    if not os.environ["BENCH_JOBS"]:
+        arguments = json.loads(os.environ["BENCH_JOB"])
+        for _ in range(int(os.environ["BENCH_COUNT"])):
+            yield job.message_with_options(kwargs=arguments)
+        return
+    from formrelay.actors import deliver_webhook, record_events
+
+    kinds: dict[str, Any] = {"webhooks": deliver_webhook, "events": record_events}
+    with Path(os.environ["BENCH_JOBS"]).open() as lines:
+        yield from (kinds[os.environ["BENCH_KIND"]].message(json.loads(line)) for line in lines)
+
+
 if __name__ == "__main__":
-    arguments = json.loads(os.environ["BENCH_JOB"])
-    count = int(os.environ["BENCH_COUNT"])
     broker: Any = job.broker
-    broker.enqueue_many(job.message_with_options(kwargs=arguments) for _ in range(count))
+    broker.enqueue_many(_messages())
     broker.close()

@@ -26,11 +26,17 @@ BODY = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}
 
 
 class ReceiverProcess:
-    """The receiver in a separate process."""
+    """The receiver in a separate process.
 
-    def __init__(self, pause_ms: int = 0) -> None:
+    Args:
+        done: a file that gets a byte for each webhook.
+    """
+
+    def __init__(self, pause_ms: int = 0, *, done: Path | None = None) -> None:
+        program = str(Path(__file__).with_name("receiver.py"))
+        files = [] if done is None else [str(done)]
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("receiver.py")), str(pause_ms / 1000)],
+            [sys.executable, program, str(pause_ms / 1000), *files],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,7 +1,7 @@
 """Tests that threads compute in turn while one of them runs short jobs, and never wait for long.
 
-The waits in here are longer than a turn may take by far, so that a slow machine passes too. Where
-a test is not about the bounds of a wait, they are longer as well.
+The waits in here are far longer than a turn may take, so that a slow machine passes too. The
+fixture `patient` also raises the limits of `ComputeTurns`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def turns() -> ComputeTurns:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The threads of a test may be started and woken late: nobody gives up waiting for a turn."""
+    """Raise the limits, so that a thread that starts or wakes late does not give up its turn."""
     monkeypatch.setattr(compute_turns, "_LATE", LONG)
     monkeypatch.setattr(compute_turns, "_BUSY_SECONDS", LONG)
 
