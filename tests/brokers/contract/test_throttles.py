@@ -53,9 +53,10 @@ def check_the_queue_pauses(harness: Harness, actor: Any, throttle: Throttle, sin
     wait_until(lambda: throttle.is_tripped)
     for number in range(1, 101):
         actor.send(number=number)
-    # After each pause one message probes the sink; all others keep waiting.
+    # After each pause one message probes the sink; all others keep waiting. A fetch that was asked
+    # for before the sink failed may have brought some of them.
     wait_until(lambda: len(sink.asked) == 3)
-    assert harness.broker.counts(harness.queue).waiting >= 98
+    assert harness.broker.counts(harness.queue).waiting >= 80
     sink.is_back.set()
     wait_until(lambda: sorted(sink.taken) == list(range(101)))
 
