@@ -39,6 +39,11 @@ class StopSignals:
         self._was_copied = False
         #: Empty as soon as Dramatiq's handler was called. Two threads cannot take the same item.
         self._untold = [None]
+        if _was_called(stop):
+            # While the program of the worker was imported. The next signal may be its copy.
+            self._first = time.monotonic()
+            self._untold.clear()
+            set_exit_reason("stopped")
 
     @property
     def were_received(self) -> bool:
@@ -65,6 +70,14 @@ class StopSignals:
         with suppress(IndexError):
             self._untold.pop()
             self._stop(number, frame)
+
+
+def _was_called(stop: Callable[..., Any]) -> bool:
+    """Whether Dramatiq's handler was called: it notes that in a variable of its closure."""
+    names = getattr(getattr(stop, "__code__", None), "co_freevars", ())
+    cells = getattr(stop, "__closure__", None) or ()
+    running = dict(zip(names, cells, strict=False)).get("running")
+    return running is not None and running.cell_contents is False
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
-from types import SimpleNamespace
+from collections.abc import Callable
+from types import CodeType, FrameType, SimpleNamespace
 
 import pytest
+from dramatiq import cli
 
 from formrelay.core.exit_reason import set_exit_reason
 from formrelay.ops.worker import signals
@@ -41,6 +43,41 @@ def test_only_a_repeated_signal_leaves_jobs_unfinished(
     assert len(told) == calls
     assert stop.were_received is bool(pauses)
     set_exit_reason(None)
+
+
+def dramatiqs_handler(told: list[str]) -> Callable[[int, FrameType | None], None]:
+    """A handler with the names of Dramatiq's."""
+    running = True
+
+    def termhandler(number: int, frame: FrameType | None) -> None:
+        nonlocal running
+        told.append("stop" if running else "kill")
+        running = False
+
+    return termhandler
+
+
+def test_a_signal_during_the_import_of_the_program_was_the_first() -> None:
+    told: list[str] = []
+    stop = dramatiqs_handler(told)
+    assert not StopSignals(stop).were_received
+    stop(signal.SIGTERM, None)
+    installed = StopSignals(stop)
+    assert installed.were_received
+    installed.handle(signal.SIGTERM, None)  # passed on by the main process
+    assert told == ["stop"]
+    installed.handle(signal.SIGTERM, None)
+    assert told == ["stop", "kill"]
+    set_exit_reason(None)
+
+
+def test_dramatiqs_handler_has_these_names() -> None:
+    (handler,) = [
+        each
+        for each in cli.worker_process.__code__.co_consts
+        if isinstance(each, CodeType) and each.co_name == "termhandler"
+    ]
+    assert "running" in handler.co_freevars
 
 
 def test_sigterm_before_the_workers_have_started_ends_the_command_with_0() -> None:
