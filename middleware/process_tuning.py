@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import linecache
 import multiprocessing
 import sys
 import time
@@ -64,7 +65,8 @@ class ProcessTuning(Middleware):
     def collect(self) -> None:
         """Collect all objects if a full collection is due, otherwise the young objects.
 
-        Then give free memory back to the system.
+        Then forget the source files that tracebacks have read, a megabyte after a few minutes of
+        failing jobs, and give free memory back to the system.
         """
         began = time.monotonic()
         if began < self._full_at:
@@ -72,6 +74,7 @@ class ProcessTuning(Middleware):
         else:
             gc.collect()
             self._full_at = began + (time.monotonic() - began) / _FULL_SHARE
+        linecache.clearcache()
         trim_malloc()
 
 

@@ -134,7 +134,7 @@ def encoded(properties: pika.BasicProperties) -> bytes:
     return b"".join(properties.encode())
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)  # the routing keys of delays are hardly ever the same
 def _publish_method(exchange: str, routing_key: str) -> bytes:
     method = spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True)
     return bytes(frame.Method(CHANNEL, method).marshal())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import linecache
 import time
 import weakref
 from datetime import timedelta
@@ -59,6 +60,12 @@ def test_a_worker_collects_garbage_although_few_objects_are_made(
     finally:
         gc.enable()
         harness.stop()
+
+
+def test_the_source_files_of_tracebacks_are_forgotten() -> None:
+    assert linecache.getlines(__file__)
+    process_tuning.ProcessTuning().collect()
+    assert __file__ not in linecache.cache
 
 
 def test_full_collections_are_rare_if_they_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
