@@ -257,14 +257,14 @@ class RabbitClient:
         call.raise_for_refused()
 
     def _send_shared(self, call: PublishCall) -> None:
-        """Publish a single small message, perhaps together with those of other threads."""
-        (first, *others) = call.waiting.values()
-        if others or first.queue is None or len(first.body) > MAX_SHARED_BYTES:
+        """Publish a call; a single small message may share a write with other threads' messages."""
+        queue = call.queue_to_share(MAX_SHARED_BYTES)
+        if queue is None:
             self._send(call)
             return
-        group_commit = self._group_commits.get(first.queue)
+        group_commit = self._group_commits.get(queue)
         if group_commit is None:
-            group_commit = self._group_commits.setdefault(first.queue, GroupCommit())
+            group_commit = self._group_commits.setdefault(queue, GroupCommit())
         group_commit.send(call, self._send)
 
     def _send(self, *calls: PublishCall) -> None:

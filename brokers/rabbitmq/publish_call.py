@@ -52,6 +52,13 @@ class PublishCall:
         """The work queues of the waiting messages, to declare first."""
         return {each.queue for each in self.waiting.values() if each.queue is not None}
 
+    def queue_to_share(self, max_bytes: int) -> str | None:
+        """The work queue of a single message of at most ``max_bytes``; None for other calls."""
+        if len(self.waiting) != 1:
+            return None
+        (message,) = self.waiting.values()
+        return message.queue if len(message.body) <= max_bytes else None
+
     def with_counts(self, error: BrokerUnavailable | ChannelClosed) -> BrokerError:
         """Return the error, with the number of messages that are on their queues in its text."""
         taken = self._count - len(self.waiting) - len(self.nacked)

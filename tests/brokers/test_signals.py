@@ -1,4 +1,4 @@
-"""Which hooks are called for an attempt: those that act by an option only if there is one."""
+"""Hooks that act by an option are called only for attempts with that option."""
 
 from __future__ import annotations
 
