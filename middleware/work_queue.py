@@ -22,22 +22,16 @@ from dramatiq.middleware import Middleware
 from dramatiq.threading import Interrupt
 
 from ..core.compute_turns import TURNS
+from .job_costs import JobCosts
 
 logger = logging.getLogger("formrelay.workers")
 
 #: Maximum expected duration of the jobs that a thread takes at once, in seconds.
 CHUNK_SECONDS = 0.002
-#: A job of an actor whose jobs take less is short, in seconds.
-SHORT_SECONDS = 0.0005
 #: Seconds after which other threads take the jobs of a thread whose job takes unexpectedly long.
 STUCK_SECONDS = 0.02
-#: Seconds in which a process computes nothing, after which its job counts as slow; and for how many
-#: jobs its actor then does not count as short.
-SLOW_SECONDS, _WARY_JOBS = 0.008, 256
 #: Seconds between two looks of :meth:`WorkQueue.join`.
 _JOIN_SECONDS = 0.005
-#: Share by which the typical duration of an actor's jobs moves towards each new duration.
-_STEP = 1 / 8
 
 
 class WorkQueues(Middleware):
@@ -51,49 +45,6 @@ class WorkQueues(Middleware):
         # It looks after each message for messages with an eta, which Dramatiq's brokers keep in
         # memory. formrelay's keep them on the server.
         thread.handle_delayed_messages = lambda: None
-
-
-class _Costs:
-    """Typical wall-clock and CPU time of the jobs of an actor, in seconds.
-
-    These are medians. The mean would also contain jobs that waited for the interpreter. While many
-    threads compete for it, short jobs would then count as long, so that all threads would go on to
-    compete.
-    """
-
-    __slots__ = ("cpu", "took", "wary")
-
-    def __init__(self) -> None:
-        self.took = self.cpu = 2 * SHORT_SECONDS  # not short until it is known
-        #: For how many jobs more the actor does not count as short.
-        self.wary = 0
-
-    def add(self, took: float, cpu: float, idle: float, count: int) -> None:
-        """Add ``count`` jobs.
-
-        Args:
-            took: seconds a job, of its thread.
-            cpu: seconds a job, of its thread's CPU time.
-            idle: seconds during all these jobs in which the process did not compute.
-        """
-        # The median says nothing about an actor of which some jobs wait for long. They would keep
-        # the jobs behind them waiting.
-        self.wary = _WARY_JOBS if idle > SLOW_SECONDS else max(0, self.wary - count)
-        self.took *= 1 + math.copysign(_STEP, took - self.took)
-        self.cpu *= 1 + math.copysign(_STEP, cpu - self.cpu)
-
-    @property
-    def is_short(self) -> bool:
-        return self.took < SHORT_SECONDS and not self.wary
-
-    def threads(self, running: int) -> int:
-        """Number of threads that keep the interpreter busy with short jobs.
-
-        Args:
-            running: number of threads that run them now, and wait for each other.
-        """
-        blocked = self.took - self.cpu * (running + 1) / 2
-        return 1 + max(0, int(blocked / max(self.cpu, 1e-6)))
 
 
 class _Taker:
@@ -143,7 +94,7 @@ class WorkQueue:
 
     def __init__(self) -> None:
         self._local = threading.local()
-        self._costs: dict[str, _Costs] = {}
+        self._costs: dict[str, JobCosts] = {}
         self._lock = threading.Lock()
         # Protected by the lock:
         self._takers: list[_Taker] = []
@@ -290,7 +241,7 @@ class WorkQueue:
         cpu = time.thread_time() - me.cpu_began
         costs = self._costs.get(me.actor)
         if costs is None:
-            costs = self._costs[me.actor] = _Costs()
+            costs = self._costs[me.actor] = JobCosts()
         idle = took - (time.process_time() - me.process_began)
         costs.add(took / me.count, cpu / me.count, idle, me.count)
         me.actor = None

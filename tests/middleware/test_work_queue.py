@@ -15,7 +15,8 @@ from dramatiq.threading import raise_thread_exception
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formrelay.middleware.work_queue import WorkQueue, _Costs
+from formrelay.middleware.job_costs import JobCosts
+from formrelay.middleware.work_queue import WorkQueue
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -89,7 +90,7 @@ def put_short(queue: WorkQueue, number: int) -> None:
 
 def expect_short(queue: WorkQueue) -> None:
     """Make the queue expect that the jobs of the actor are short."""
-    costs = queue._costs["act"] = _Costs()
+    costs = queue._costs["act"] = JobCosts()
     costs.took = costs.cpu = 1e-5
 
 
@@ -151,7 +152,7 @@ def test_other_threads_take_the_jobs_of_a_thread_whose_job_takes_long(
 
 
 def test_an_actor_of_which_some_jobs_wait_for_long_is_not_short_for_a_while() -> None:
-    costs = _Costs()
+    costs = JobCosts()
     costs.took = costs.cpu = 1e-4
     assert costs.is_short
     costs.add(1e-4, 1e-4, idle=0.05, count=1)  # one job waited
@@ -162,7 +163,7 @@ def test_an_actor_of_which_some_jobs_wait_for_long_is_not_short_for_a_while() ->
 
 
 def test_waiting_for_the_interpreter_does_not_make_jobs_long() -> None:
-    costs = _Costs()
+    costs = JobCosts()
     for number in range(100):  # every tenth job waited for other threads of this process
         costs.add(5e-3 if number % 10 == 0 else 1e-4, 1e-4, idle=0.0, count=1)
     assert costs.is_short
