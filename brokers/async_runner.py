@@ -39,6 +39,7 @@ from .contract import BrokerContract
 from .errors import BrokerUnavailable
 from .event_loop import AsyncFunction, EventLoopThread, coroutine_function
 from .follow_ups import may_send
+from .loop_turns import LoopTurns
 
 T = TypeVar("T")
 
@@ -64,6 +65,7 @@ class AsyncRunner:
         self._is_woken = self._is_stopping = False
         self._queues: dict[str, AttemptQueue] = {}
         self._running: set[AsyncAttempt] = set()
+        self._turns = LoopTurns()
         self._is_sweeping = False
         #: The thread for steps that may wait for the broker. Only one, because several threads
         #: would compete for the GIL.
@@ -259,6 +261,7 @@ class AsyncRunner:
         self._running.discard(attempt)
         queue.end(attempt)
         self._begin_some(queue)
+        self._turns.look()
 
     async def _perform(self, attempt: AsyncAttempt) -> None:
         """Call the hooks and the actor in the order of Dramatiq's worker thread."""

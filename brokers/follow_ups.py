@@ -59,7 +59,7 @@ def may_send(broker: BrokerContract, delivery: Delivery) -> bool:
     """Whether the hooks after an attempt of ``delivery`` may send messages."""
     actor = broker.actors.get(delivery.actor_name)
     given = delivery.options, {} if actor is None else actor.options
-    return any(options.get(name) for options in given for name in _OPTIONS)
+    return any(any(map(options.get, _OPTIONS)) for options in given if options)
 
 
 def keep(envelope: Envelope) -> bool:

@@ -7,7 +7,7 @@ import re
 from asyncio import CancelledError, to_thread
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import dramatiq
@@ -241,32 +241,38 @@ def _report(
         seconds = response.duration.total_seconds()
     if not isinstance(error, InvalidJob):  # nothing was sent
         count_request("webhook", "ok" if error is None else result_of(error), seconds)
-    duration_ms, summary = round(seconds * 1000, 1), _body_summary(webhook, headers, response)
     job.fields.update(
         webhook_id=webhook_id(job),
         endpoint=endpoint,
         host=host,
         status=status,
-        duration_ms=duration_ms,
-        response=summary,
+        duration_ms=round(seconds * 1000, 1),
+        response=_body_summary(webhook, headers, response),
     )
-    attempt = {
-        "webhookId": webhook_id(job),
+    log = delivery_log()
+    if log.is_on:
+        log.add(_attempt_of(job, error), job)
+
+
+def _attempt_of(job: Job[Webhook], error: BaseException | None) -> dict[str, Any]:
+    """The attempt for the delivery log, after its fields for the log line."""
+    fields = job.fields
+    return {
+        "webhookId": fields["webhook_id"],
         "messageId": job.message_id,
-        "endpoint": endpoint,
-        "host": host,
-        "formId": form_id,
+        "endpoint": fields["endpoint"],
+        "host": fields["host"],
+        "formId": job.metadata.form_id or "",
         "submissionId": job.metadata.submission_id or "",
         "attempt": job.attempt,
         "outcome": _outcome(error),
-        "status": status or 0,
-        "durationMs": duration_ms,
+        "status": fields["status"] or 0,
+        "durationMs": fields["duration_ms"],
         "error": "" if error is None else type(error).__name__,
         "message": "" if error is None else describe(error),
-        "response": summary,
+        "response": fields["response"],
         "at": SYSTEM_CLOCK.time(),
     }
-    delivery_log().add(attempt, job)
 
 
 def _outcome(error: BaseException | None) -> str:

@@ -190,8 +190,7 @@ class RedisConsumer(RelayConsumer):
         if limit < 2 * self.prefetch or self._fetch_limit() > limit // 2:
             return
         since = self.broker.clock.monotonic() - self._exchanged_at
-        if since < _EXCHANGE_INTERVAL:
-            TURNS.end()
+        if since < _EXCHANGE_INTERVAL and not TURNS.wait(_EXCHANGE_INTERVAL - since):
             Event().wait(_EXCHANGE_INTERVAL - since)
 
     def _prefetch_limit(self) -> int:

@@ -1,0 +1,67 @@
+"""The event loop lets other threads compute in turn, but only while it computes itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from formrelay.brokers import loop_turns
+from formrelay.brokers.loop_turns import LoopTurns
+from formrelay.core import compute_turns
+from formrelay.core.compute_turns import TURNS
+
+from ..support.waiting import wait_until
+
+#: Seconds that no turn takes.
+LONG = 30.0
+
+
+@pytest.fixture(autouse=True)
+def _no_turns_afterwards() -> Iterator[None]:
+    yield
+    TURNS.stop()
+
+
+def compute(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_a_computing_loop_makes_other_threads_wait_for_its_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("_LATE", "_BUSY_SECONDS"):  # a thread may start or wake late
+        monkeypatch.setattr(compute_turns, name, LONG)
+    # On a busy machine, this process gets a part of the processor.
+    monkeypatch.setattr(loop_turns, "_BUSY_SHARE", 0.01)
+    loop = LoopTurns()
+    loop.look()
+    compute(0.01)
+    loop.look()
+
+    def turn() -> bool:
+        try:
+            return TURNS.wait(0)
+        finally:
+            TURNS.end()
+
+    with ThreadPoolExecutor(1) as threads:
+        had_turn = threads.submit(turn)
+        wait_until(lambda: TURNS._waiting or had_turn.done())
+        assert not had_turn.done()
+        compute(0.01)
+        loop.look()
+        assert had_turn.result(LONG) is True
+
+
+def test_an_idle_loop_lets_the_other_threads_go_on() -> None:
+    TURNS.begin()
+    loop = LoopTurns()
+    loop.look()
+    time.sleep(0.2)
+    loop.look()
+    assert TURNS.wait(LONG) is False
