@@ -30,6 +30,8 @@ logger = logging.getLogger("formrelay.workers")
 CHUNK_SECONDS = 0.002
 #: Seconds after which other threads take the jobs of a thread whose job takes unexpectedly long.
 STUCK_SECONDS = 0.02
+#: Number of jobs after which :meth:`WorkQueue.put` looks for a thread to wake in any case.
+_LOOK_EVERY = 16
 #: Seconds between two looks of :meth:`WorkQueue.join`.
 _JOIN_SECONDS = 0.005
 
@@ -117,7 +119,9 @@ class WorkQueue:
         with self._lock:
             self._add(item)
             self._put += 1
-            self._wake_next()
+            # While other jobs are before it, the thread that takes the next job wakes another.
+            if self._first()[0] is item or not self._put % _LOOK_EVERY:
+                self._wake_next()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the next item.
