@@ -18,7 +18,7 @@ BUFFER_BYTES = 8 * 1024 * 1024
 #: What the values of a line count in the buffer, in bytes.
 VALUES_BYTES = 400
 #: Size from which lines are written as several records, in bytes.
-_RECORD_BYTES = 64 * 1024
+_RECORD_BYTES = 256 * 1024
 #: Seconds between two writes, so that many lines are one record.
 _PAUSE = 0.02
 #: Seconds that :meth:`LogWriter.flush` waits while another thread writes.

@@ -6,11 +6,13 @@ All of it becomes log lines, since a program reads the output line by line.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import io
 import logging
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any
@@ -25,6 +27,8 @@ from ..logs import Encode, encoder, setup_logging
 
 logger = logging.getLogger("formrelay.workers")
 
+#: Linux' maximum without privileges; the default is 64 KiB.
+_PIPE_BYTES = 1024 * 1024
 #: A longer line that is printed becomes several log lines; in characters.
 _MAX_LINE = 16_384
 
@@ -39,6 +43,7 @@ def setup_worker_output(settings: LoggingSettings) -> None:
     encode = encoder(settings)
     send = _sender(sys.stderr)
     if send is not None:
+        _enlarge_pipe(sys.stderr.fileno())
         # Dramatiq's handler, and that of its main process, from which this process was forked.
         for handler in [each for each in root.handlers if _writes_to(each, sys.stderr)]:
             root.removeHandler(handler)
@@ -105,6 +110,15 @@ def _writes_to(handler: logging.Handler, stream: Any) -> bool:
 def _sender(stream: Any) -> Callable[[bytes], None] | None:
     """The function that writes to the pipe of Dramatiq's main process, if ``stream`` is that."""
     return getattr(getattr(stream, "pipe", None), "send_bytes", None)
+
+
+def _enlarge_pipe(descriptor: int) -> None:
+    """Let the pipe hold the lines of some 50 ms, so that writing them needs no waiting.
+
+    Does nothing where a pipe has a fixed size, or if the user's pipes have too much memory already.
+    """
+    with suppress(AttributeError, OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _line_handler(send: Callable[[bytes], None], encode: Encode) -> LineHandler:
