@@ -8,15 +8,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeAlias
 from weakref import WeakSet
 
 from .compute_turns import TURNS
 
 #: Maximum size of the buffer, in bytes. Further lines are dropped and counted.
 BUFFER_BYTES = 8 * 1024 * 1024
-#: What the values of a line count in the buffer, in bytes.
-VALUES_BYTES = 400
 #: Size from which lines are written as several records, in bytes.
 _RECORD_BYTES = 256 * 1024
 #: Seconds between two writes, so that many lines are one record.
@@ -25,16 +22,11 @@ _PAUSE = 0.02
 _FLUSH_TIMEOUT = 2.0
 
 
-#: A function, and the values of which it makes a line.
-Values: TypeAlias = tuple[Callable[..., bytes], tuple[Any, ...]]
-
-
 class LogWriter:
     """A bounded buffer of lines, and the thread that writes them in large records.
 
     Writing to a pipe takes longer than making a line, and the main process of ``dramatiq`` reads
-    and writes each record again. Making many lines in a row takes half the time of making each
-    after its job, whose code displaces theirs in the processor's cache.
+    and writes each record again.
 
     While nobody reads the pipe and the buffer is full, lines are dropped, so that jobs go on. A
     killed process loses the lines of its last 30 ms.
@@ -66,9 +58,9 @@ class LogWriter:
         # Re-entrant, since a signal handler may log while its thread logs.
         self._lock = threading.RLock()
         self._sending = threading.RLock()
-        self._buffer: deque[tuple[bytes | Values, int]] = deque()
+        self._buffer: deque[bytes] = deque()
         #: Lines that were taken from the buffer and are not written yet.
-        self._taken: list[bytes | Values] = []
+        self._taken: list[bytes] = []
         self._is_flushing = False
         self._size = 0
         self._dropped = 0
@@ -81,22 +73,12 @@ class LogWriter:
 
         After :meth:`close`, it is written at once.
         """
-        self.add(line, len(line))
-
-    def add(self, line: bytes | Values, size: int) -> None:
-        """Add a line, or the values of which the thread makes the line. Does not block.
-
-        Args:
-            line: encoded bytes, or a function and its arguments, which must not change. If the
-                function raises, the line counts as dropped.
-            size: number of bytes to count in the buffer; for values, :data:`VALUES_BYTES` plus the
-                number of characters of long texts.
-        """
+        size = len(line)
         with self._lock:
             if self._size + size > self._most:
                 self._drop()
                 return
-            self._buffer.append((line, size))
+            self._buffer.append(line)
             self._size += size
             if self._wake is None and not self._is_closed:
                 self._start()
@@ -166,27 +148,19 @@ class LogWriter:
     def _next_record(self) -> bytes:
         """Take lines from the buffer, unless lines are left by a call that an error ended."""
         with self._lock:
-            most = 0 if self._taken else _RECORD_BYTES
             size = 0
-            while self._buffer and size < most:
-                line, line_size = self._buffer[0]
-                self._taken.append(line)
-                self._buffer.popleft()
-                size += line_size
+            if not self._taken:
+                while self._buffer and size < _RECORD_BYTES:
+                    line = self._buffer[0]
+                    self._taken.append(line)  # before popleft: an error may be raised between
+                    self._buffer.popleft()
+                    size += len(line)
             self._size -= size
-        lines = [each if isinstance(each, bytes) else self._encoded(*each) for each in self._taken]
-        with self._lock:
+            lines = list(self._taken)
             if self._dropped:
                 lines.append(self._dropped_line(self._dropped))
                 self._dropped = 0
         return b"".join(lines)
-
-    def _encoded(self, encode: Callable[..., bytes], values: tuple[Any, ...]) -> bytes:
-        try:
-            return encode(*values)
-        except Exception:
-            self._drop()
-            return b""
 
     def _drop(self) -> None:
         with self._lock:

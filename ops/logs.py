@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -11,15 +10,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-import orjson
-from pythonjsonlogger.orjson import OrjsonFormatter, orjson_default
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 from ..config import LoggingSettings
 from ..core.clock import iso
 from ..core.disclosure import DEFAULT, Detail, Disclosure
 from ..core.failure import frames, worker_name
+from ..core.json_lines import as_json
 from ..core.log_fields import LEVEL, LOGGER, MESSAGE, TIME, WORKER, public_name
-from ..core.printable import printable_json
 from ..middleware.causes import disclosure_here
 from .log_text import as_text
 
@@ -32,27 +30,6 @@ EXCEPTION = "exc_info"
 
 #: Makes a line, with its line break, of the fields of a line.
 Encode = Callable[[Mapping[str, Any]], bytes]
-
-_NEWLINE = orjson.OPT_APPEND_NEWLINE
-
-
-def as_json(fields: Mapping[str, Any]) -> bytes:
-    """Encode the fields of a line as JSON, without control characters."""
-    try:
-        line = orjson.dumps(fields, option=_NEWLINE)
-    except TypeError:
-        line = _as_json_slowly(fields)
-    # JSON escapes only C0 control characters, and people read logs on terminals.
-    if line.isascii() and b"\x7f" not in line:
-        return line
-    return printable_json(line.decode()).encode()
-
-
-def _as_json_slowly(fields: Mapping[str, Any]) -> bytes:
-    try:  # objects, and keys that are no strings
-        return orjson.dumps(fields, orjson_default, _NEWLINE | orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # a lone surrogate, or an integer of more than 64 bits
-        return f"{json.dumps(fields, default=str)}\n".encode()
 
 
 class LineFormatter(OrjsonFormatter):

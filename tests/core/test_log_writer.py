@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from formrelay.core.log_handler import LineHandler, only_handler
-from formrelay.core.log_writer import VALUES_BYTES, LogWriter, dropped_lines
+from formrelay.core.log_writer import LogWriter, dropped_lines
 from tests.support.waiting import wait_until
 
 
@@ -87,73 +87,25 @@ def test_lines_without_a_reader_are_dropped_counted_and_reported() -> None:
     assert reader.lines()[-1] == "last"
 
 
-def test_the_thread_makes_lines_of_values_in_order() -> None:
-    reader = Reader()
-    writer = make_writer(reader)
-    made_by: list[str] = []
-
-    def encode(number: int, text: str) -> bytes:
-        made_by.append(threading.current_thread().name)
-        return f"{number} {text}\n".encode()
-
-    reader.reads.clear()
-    for number in range(0, 100, 2):
-        writer.write(f"{number} whole\n".encode())
-        writer.add((encode, (number + 1, "values")), VALUES_BYTES)
-    reader.reads.set()
-    wait_until(lambda: len(reader.lines()) == 100)
-    assert [line.split()[0] for line in reader.lines()] == [str(number) for number in range(100)]
-    assert set(made_by) == {"formrelay-log"}
-
-
-def test_values_of_which_no_line_can_be_made_count_as_dropped() -> None:
-    reader = Reader()
-    writer = make_writer(reader)
-
-    def fail() -> bytes:
-        raise LookupError("no line")
-
-    before = dropped_lines()
-    writer.add((fail, ()), VALUES_BYTES)
-    writer.write(b"next\n")
-    wait_until(lambda: len(reader.lines()) == 2)
-    assert sorted(reader.lines()) == ["dropped 1", "next"]
-    assert dropped_lines() == before + 1
-
-
-def test_values_count_in_the_size_of_the_buffer() -> None:
-    reader = Reader()
-    writer = make_writer(reader, buffer_bytes=10 * VALUES_BYTES)
-    reader.reads.clear()
-    writer.write(b"first\n")
-    wait_until(lambda: not writer._buffer)
-    before = dropped_lines()
-    for number in range(12):
-        writer.add((lambda number: f"{number}\n".encode(), (number,)), VALUES_BYTES)
-    assert dropped_lines() == before + 2
-    reader.reads.set()
-    wait_until(lambda: "dropped 2" in reader.lines())
-    assert reader.lines() == ["first", *map(str, range(10)), "dropped 2"]
-
-
 def test_lines_are_kept_when_an_error_is_raised_in_the_thread_that_writes_them() -> None:
     class RaisedHere(BaseException):
         """As Dramatiq's interrupts, which come at any moment."""
 
     reader = Reader()
-    raises = [RaisedHere()]
-
-    def encode(number: int) -> bytes:
-        if number == 2 and raises:
-            raise raises.pop()
-        return f"{number}\n".encode()
-
     writer = make_writer(reader)
+    send, raises = writer._send, [RaisedHere()]
+
+    def interrupted(record: bytes) -> None:
+        if raises:
+            raise raises.pop()
+        send(record)
+
     writer.write(b"0\n")
     assert writer.flush()
     with writer._sending:  # keeps the thread from writing
         for number in range(1, 4):
-            writer.add((encode, (number,)), VALUES_BYTES)
+            writer.write(f"{number}\n".encode())
+        writer._send = interrupted
         with pytest.raises(RaisedHere):
             writer.flush()
         assert reader.lines() == ["0"]

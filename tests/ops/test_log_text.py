@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from formrelay.config import LoggingSettings
+from formrelay.core.json_lines import as_json
 from formrelay.ops import logs
 from formrelay.ops.log_text import as_text
 
@@ -82,4 +83,4 @@ def test_lines_are_text_on_a_terminal_or_where_it_is_asked_for(
 def test_lines_in_a_log_file_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.isatty", lambda descriptor: True)
     monkeypatch.setattr("sys.argv", ["dramatiq", "formrelay.worker", "--log-file=x.log"])
-    assert logs.encoder(LoggingSettings()) is logs.as_json
+    assert logs.encoder(LoggingSettings()) is as_json

@@ -1,0 +1,83 @@
+"""The line of a job that is done is formatted, and says the same as if its fields were encoded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+from dramatiq import Message
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from formrelay.core.json_lines import as_json, is_plain
+from formrelay.core.log_handler import LineHandler
+from formrelay.core.log_writer import LogWriter
+from formrelay.core.outcomes import DONE
+from formrelay.middleware import attempts
+from formrelay.middleware.delivery import Delivery
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+ids = texts | st.text("abc-_09", max_size=8) | st.sampled_from(['"', "\\", "\x7f", "\x00", "é"])
+metadata = (
+    st.none()
+    | st.integers()
+    | texts
+    | st.lists(texts, max_size=2)
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "formId": ids | st.integers(),
+            "submissionId": ids | st.none(),
+            "traceparent": st.sampled_from([TRACEPARENT, "wrong"]),
+            "note": texts,
+        },
+    )
+)
+
+
+def encoded(message: Delivery) -> bytes:
+    """The line as it is encoded for all other attempts."""
+    written: list[bytes] = []
+    writer = LogWriter(written.append, lambda count: b"")
+    handler = LineHandler(writer, as_json)
+    fields = attempts._fields(message) | attempts._verdict(DONE)
+    handler.write_fields(logging.INFO, attempts.logger.name, "attempt", fields)
+    writer.flush()
+    return b"".join(written)
+
+
+def without_times(line: bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(line)
+    assert isinstance(fields.pop("duration"), float)
+    assert len(fields.pop("time")) == len("2026-01-31T09:30:00.125Z")
+    return fields
+
+
+@given(id=ids, actor=texts, queue=texts, about=metadata, traced=st.booleans(), took=st.floats(0, 9))
+@example(id="id", actor="a", queue="q", about={"formId": "form"}, traced=True, took=0.0)
+def test_a_formatted_line_says_the_same(
+    id: str, actor: str, queue: str, about: Any, traced: bool, took: float
+) -> None:
+    options = {"traceparent": TRACEPARENT} if traced else {}
+    message = Message(queue, actor, (), {"metadata": about}, options, message_id=id)
+    delivery = Delivery(message, tag=None)
+    delivery.outcome, delivery.started = DONE, time.monotonic() - took
+    line = attempts._done_line(delivery)
+    if line is None:
+        texts = [id, *(about.values() if isinstance(about, dict) else ())]
+        assert not all(is_plain(text) for text in texts if isinstance(text, str))
+        return
+    assert line.endswith(b"}\n")
+    assert line.count(b"\n") == 1
+    assert without_times(line) == without_times(encoded(delivery))
+    assert abs(json.loads(line)["duration"] - took * 1000) < 500
+
+
+def test_a_line_with_further_fields_is_encoded() -> None:
+    delivery = Delivery(Message("q", "a", (), {}, {}, message_id="id"), tag=None)
+    delivery.fields = {"status": 200}
+    assert attempts._done_line(delivery) is None
