@@ -149,12 +149,12 @@ def _has_in_order(text: str, parts: list[str]) -> bool:
     return bool(parts)
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=128)
 def _normalised(message: str) -> str:
     return normalise(message).lower()
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=128)
 def _group_id(error: str, message: str) -> str:
     text = f"{error}\0{normalise(message)}".encode(errors="backslashreplace")
     return blake2b(text, digest_size=GROUP_ID_LENGTH // 2).hexdigest()

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import linecache
 import multiprocessing
+import re
 import sys
 import time
 from contextlib import suppress
@@ -65,8 +66,9 @@ class ProcessTuning(Middleware):
     def collect(self) -> None:
         """Collect all objects if a full collection is due, otherwise the young objects.
 
-        Then forget the source files that tracebacks have read, a megabyte after a few minutes of
-        failing jobs, and give free memory back to the system.
+        Then empty caches of Python that keep what is not needed again: source files that tracebacks
+        have read (a megabyte after a few minutes of failing jobs), and patterns, one for each
+        boundary of an e-mail. Then give free memory back to the system.
         """
         began = time.monotonic()
         if began < self._full_at:
@@ -75,6 +77,7 @@ class ProcessTuning(Middleware):
             gc.collect()
             self._full_at = began + (time.monotonic() - began) / _FULL_SHARE
         linecache.clearcache()
+        re.purge()
         trim_malloc()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import linecache
+import re
 import time
 import weakref
 from datetime import timedelta
@@ -66,6 +67,14 @@ def test_the_source_files_of_tracebacks_are_forgotten() -> None:
     assert linecache.getlines(__file__)
     process_tuning.ProcessTuning().collect()
     assert __file__ not in linecache.cache
+
+
+def test_patterns_are_forgotten() -> None:
+    pattern = f"boundary-{id(object())}"
+    before = re.compile(pattern)
+    assert re.compile(pattern) is before
+    process_tuning.ProcessTuning().collect()
+    assert re.compile(pattern) is not before
 
 
 def test_full_collections_are_rare_if_they_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
