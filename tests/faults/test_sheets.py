@@ -102,7 +102,7 @@ def test_no_row_is_lost_or_written_twice_by_killed_workers(
     assert len(rows(google)) < COUNT
     with workers.one():
         wait_until(lambda: len(rows(google)) >= COUNT, timeout=120)
-        wait_until(workers.is_done, timeout=60, every=0.3)
+        wait_until(workers.is_done, timeout=60, every=1.0)
     assert_each_row_is_there_once(google)
 
 
@@ -121,7 +121,7 @@ def test_rows_are_found_by_their_keys_if_their_record_is_lost_with_the_worker(
     assert lost
     with workers.one():
         wait_until(lambda: len(rows(google)) >= COUNT, timeout=120)
-        wait_until(workers.is_done, timeout=60, every=0.3)
+        wait_until(workers.is_done, timeout=60, every=1.0)
     assert_each_row_is_there_once(google)
 
 
@@ -134,10 +134,10 @@ def test_a_consent_that_ends_in_mid_run_loses_no_row(workers: Workers, google: G
         google.tokens.revoke("ann")
         held.released.set()
         listed = ("sheets", "connections")
-        wait_until(lambda: workers.command(*listed).returncode == 1, timeout=60, every=0.3)
+        wait_until(lambda: workers.command(*listed).returncode == 1, timeout=60, every=1.0)
         assert "revoked the access" in workers.command(*listed, "--json").stdout
         assert len(rows(google)) < COUNT
         consent(workers, google)
         wait_until(lambda: len(rows(google)) >= COUNT, timeout=120)
-        wait_until(workers.is_done, timeout=60, every=0.3)
+        wait_until(workers.is_done, timeout=60, every=1.0)
     assert_each_row_is_there_once(google)

@@ -18,7 +18,7 @@ import threading
 import dramatiq.broker
 
 #: Number of orders: by name, by name backwards, and by name from other modules on.
-ORDERS = 12
+ORDERS = 6
 
 
 def effects_of(module: str) -> list[str]:
