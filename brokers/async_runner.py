@@ -261,7 +261,7 @@ class AsyncRunner:
         self._running.discard(attempt)
         queue.end(attempt)
         self._begin_some(queue)
-        self._turns.look()
+        self._turns.give_if_busy()
 
     async def _perform(self, attempt: AsyncAttempt) -> None:
         """Call the hooks and the actor in the order of Dramatiq's worker thread."""

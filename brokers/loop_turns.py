@@ -7,27 +7,30 @@ import time
 from ..core.compute_turns import TURNS
 
 #: Seconds between two turns.
-_EVERY = 0.002
-#: Share of the time that the process computes, from which the interpreter counts as busy.
-_BUSY_SHARE = 0.7
+_INTERVAL_SECONDS = 0.002
+#: CPU time of the loop's thread divided by the elapsed time, from which it counts as busy. Without
+#: turns, other threads that compute get a part of the time.
+_BUSY_SHARE = 0.5
 
 
 class LoopTurns:
     """The turns that the thread of an event loop gives (:mod:`formrelay.core.compute_turns`)."""
 
     def __init__(self) -> None:
-        self._looked_at = self._computed = 0.0
+        #: Monotonic time and CPU time of this thread at the last turn, in seconds.
+        self._last = self._last_cpu = 0.0
 
-    def look(self) -> None:
-        """Give turns if it is time to, and if the threads compete; called after each attempt."""
-        now = time.monotonic()
-        passed = now - self._looked_at
-        if passed < _EVERY:
+    def give_if_busy(self) -> None:
+        """Give turns if this thread is busy, every two milliseconds; called after each attempt.
+
+        Blocks the event loop for the turns, ten milliseconds at most.
+        """
+        passed = time.monotonic() - self._last
+        if passed < _INTERVAL_SECONDS:
             return
-        computed = time.process_time()
-        if computed - self._computed > passed * _BUSY_SHARE:
+        if time.thread_time() - self._last_cpu > passed * _BUSY_SHARE:
             TURNS.begin()
             TURNS.give()
         else:
             TURNS.stop()
-        self._looked_at, self._computed = time.monotonic(), time.process_time()
+        self._last, self._last_cpu = time.monotonic(), time.thread_time()

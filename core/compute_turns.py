@@ -3,8 +3,9 @@
 While a thread waits for Python's interpreter lock, each system call of the running thread wakes it,
 and mostly in vain: the lock is taken again before the woken thread runs. With jobs of 50 µs that
 takes a quarter of the time, and the waiting thread may wait for a hundred jobs. So while one thread
-runs short jobs, the threads that fetch messages and write log lines wait here. Between two chunks
-of jobs, the thread with the jobs lets them compute, and waits until they have finished.
+runs short jobs, or the event loop of async actors is busy, the threads that fetch messages and
+write log lines wait here. Every two milliseconds, the thread with the jobs (or the event loop) lets
+them compute, and waits until they have finished.
 
 All of it is advice, so that no error and no slow job can stop a thread: nobody waits more than ten
 milliseconds longer than it wanted to.
@@ -53,7 +54,9 @@ class ComputeTurns:
     """The turns of the threads of this process. Thread-safe.
 
     Uses no lock that a thread could keep when Dramatiq raises an error in it: all steps are single
-    operations on a list, and the thread that removes a waiter from the list decides about it.
+    operations on a list, and the thread that removes a waiter from the list decides about it. So
+    two threads with jobs may give turns at the same time, and one may call :meth:`stop` while the
+    other goes on: then nobody waits until the next :meth:`begin`.
     """
 
     def __init__(self) -> None:
@@ -68,7 +71,7 @@ class ComputeTurns:
     # -- the thread with the jobs --------------------------------------------------
 
     def begin(self) -> None:
-        """Note that this thread alone runs short jobs, and calls :meth:`give` after each chunk."""
+        """Note that this thread keeps the interpreter busy, and soon calls :meth:`give` again."""
         self._busy_until = time.monotonic() + _BUSY_SECONDS
 
     def give(self) -> None:
@@ -78,8 +81,8 @@ class ComputeTurns:
         now = time.monotonic()
         until = now + _LATE
         for waiter in list(self._waiting):
-            if waiter.due <= now or (waiter.is_ready is not None and waiter.is_ready()):
-                self._give(waiter)
+            is_due = waiter.due <= now or (waiter.is_ready is not None and waiter.is_ready())
+            if is_due and self._give(waiter):
                 waiter.ended.acquire(timeout=max(0.0, until - time.monotonic()))
 
     def stop(self) -> None:
@@ -88,11 +91,14 @@ class ComputeTurns:
         for waiter in list(self._waiting):
             self._give(waiter)
 
-    def _give(self, waiter: _Waiter) -> None:
-        with suppress(ValueError):  # it no longer waits
+    def _give(self, waiter: _Waiter) -> bool:
+        try:
             self._waiting.remove(waiter)
-            waiter.has_turn = True
-            waiter.wake.release()
+        except ValueError:  # it no longer waits, or another thread has given it a turn
+            return False
+        waiter.has_turn = True
+        waiter.wake.release()
+        return True
 
     # -- the other threads ---------------------------------------------------------
 

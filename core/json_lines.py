@@ -34,5 +34,5 @@ def _as_json_slowly(fields: Mapping[str, Any]) -> bytes:
 
 
 def is_plain(text: str) -> bool:
-    """Whether :func:`as_json` writes a text as it is, between quotes."""
+    """Whether a text needs no encoding: printable ASCII without quotes and backslashes."""
     return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text

@@ -44,19 +44,14 @@ class LineHandler(logging.Handler):
         Args:
             fields: further fields of the line, with their public names.
         """
-        line = self.line(time.time(), level, logger, message)
-        line.update(fields)
-        self._write(level, self.encode(line))
-
-    def line(self, now: float, level: int, logger: str, message: str) -> dict[str, Any]:
-        """Return the fields of every line, with their public names; ``now`` is unix seconds."""
-        return {
-            TIME: iso(now),
+        line: dict[str, Any] = {
+            TIME: iso(time.time()),
             LEVEL: logging.getLevelName(level),
             WORKER: worker_name(),
             LOGGER: logger,
             MESSAGE: message,
         }
+        self._write(level, self.encode({**line, **fields}))
 
     def flush(self) -> None:
         self.writer.flush()

@@ -15,7 +15,7 @@ from .compute_turns import TURNS
 #: Maximum size of the buffer, in bytes. Further lines are dropped and counted.
 BUFFER_BYTES = 8 * 1024 * 1024
 #: Size from which lines are written as several records, in bytes.
-_RECORD_BYTES = 256 * 1024
+_RECORD_BYTES = 128 * 1024
 #: Seconds between two writes, so that many lines are one record.
 _PAUSE = 0.02
 #: Seconds that :meth:`LogWriter.flush` waits while another thread writes.
@@ -155,7 +155,8 @@ class LogWriter:
                     self._taken.append(line)  # before popleft: an error may be raised between
                     self._buffer.popleft()
                     size += len(line)
-            self._size -= size
+            # 0 also after an error that was raised in here before.
+            self._size = self._size - size if self._buffer else 0
             lines = list(self._taken)
             if self._dropped:
                 lines.append(self._dropped_line(self._dropped))

@@ -126,13 +126,13 @@ def _done_line(message: Delivery) -> bytes | None:
     """Format the line of a single message that is done: encoding its fields takes twice as long.
 
     Returns:
-        None if it has further fields, or JSON escapes a character of an id.
+        None for a batch, a message with further fields, or ids that need encoding.
     """
     if message.fields is not None or isinstance(message, Batch):
         return None
     now, started, id = time.time(), message.started, message.message_id
     took = 0.0 if started is None else time.monotonic() - started
-    about, ids, trace = "", id, message.trace
+    optional, ids, trace = "", id, message.trace
     may_have_trace = bool(message.options or message.args)
     metadata = message.kwargs.get("metadata")
     if isinstance(metadata, dict):
@@ -140,27 +140,31 @@ def _done_line(message: Delivery) -> bytes | None:
         for name in FORM_IDS:
             value = metadata.get(name)
             if isinstance(value, str):
-                about += f',"{name}":"{value}"'
+                optional += f',"{name}":"{value}"'
                 ids += value
     if trace is None and may_have_trace:
         trace = trace_of(message.message)
     if trace is not None:
-        about += f',"{TRACEPARENT}":"{trace.traceparent}"'
+        optional += f',"{TRACEPARENT}":"{trace.traceparent}"'
     if not is_plain(ids):
         return None
     head = _head(current_pid(), message.actor_name, message.queue_name)
     return (
         f'{{"{TIME}":"{iso(now)}",{head}{id}","attempt":{message.attempt},'
-        f'"{DURATION}":{int(took * 10_000 + 0.5) / 10}{about},"outcome":"done"}}\n'
+        f'"{DURATION}":{_milliseconds(took)}{optional},"outcome":"done"}}\n'
     ).encode()
 
 
 @lru_cache(maxsize=1024)
 def _head(_pid: int, actor: str, queue: str) -> str:
-    """The fields that all lines of an actor share in a process, up to the quote before the id."""
-    about = {LEVEL: logging.getLevelName(logging.INFO), WORKER: worker_name(), LOGGER: logger.name}
-    about |= {MESSAGE: "attempt", "actor": actor, "queue": queue, JOB_ID: ""}
-    return as_json(about)[1:-3].decode()
+    """The fields that all lines of an actor share in a process, and the opening quote of the id.
+
+    Args:
+        _pid: a forked process has another name as a worker.
+    """
+    fields = {LEVEL: logging.getLevelName(logging.INFO), WORKER: worker_name(), LOGGER: logger.name}
+    fields |= {MESSAGE: "attempt", "actor": actor, "queue": queue, JOB_ID: ""}
+    return as_json(fields).removeprefix(b"{").removesuffix(b'"}\n').decode()
 
 
 def worst_outcome(message: Delivery) -> Outcome | None:

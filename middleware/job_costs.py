@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 
-#: A job of an actor whose jobs take less is short, in seconds.
+#: Jobs that typically take less are short, in seconds.
 _SHORT_SECONDS = 0.0005
-#: Seconds in which a process computes nothing, after which its job counts as slow; and for how many
-#: jobs its actor then does not count as short.
-_SLOW_SECONDS, _WARY_JOBS = 0.008, 256
-#: Share by which the typical duration of an actor's jobs moves towards each new duration.
+#: A job during which the process computes nothing for so long is slow, in seconds.
+_SLOW_SECONDS = 0.008
+#: Number of jobs after a slow job for which the jobs of an actor do not count as short.
+_WARY_JOBS = 256
+#: Share by which the estimate of a median rises or falls with each job.
 _STEP = 1 / 8
 
 
 class JobCosts:
     """Typical wall-clock and CPU time of the jobs of an actor, in seconds.
 
-    These are medians. The mean would also contain jobs that waited for the interpreter. While many
-    threads compete for it, short jobs would then count as long, so that all threads would go on to
-    compete.
+    These are estimates of medians. The mean would also contain jobs that waited for the
+    interpreter. While many threads compete for it, short jobs would then count as long, so that
+    all threads would go on to compete.
     """
 
     __slots__ = ("cpu", "took", "wary")

@@ -66,9 +66,9 @@ class ProcessTuning(Middleware):
     def collect(self) -> None:
         """Collect all objects if a full collection is due, otherwise the young objects.
 
-        Then empty caches of Python that keep what is not needed again: source files that tracebacks
-        have read (a megabyte after a few minutes of failing jobs), and patterns, one for each
-        boundary of an e-mail. Then give free memory back to the system.
+        Then clear Python's caches of source files, a megabyte after a few minutes of failing jobs,
+        and of regular expressions, which has one for each boundary of an e-mail. Patterns in use
+        are compiled again. Then give free memory back to the system.
         """
         began = time.monotonic()
         if began < self._full_at:

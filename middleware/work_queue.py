@@ -30,7 +30,8 @@ logger = logging.getLogger("formrelay.workers")
 CHUNK_SECONDS = 0.002
 #: Seconds after which other threads take the jobs of a thread whose job takes unexpectedly long.
 STUCK_SECONDS = 0.02
-#: Number of jobs after which :meth:`WorkQueue.put` looks for a thread to wake in any case.
+#: Number of jobs after which :meth:`WorkQueue.put` looks for a thread to wake in any case: the jobs
+#: of an actor may no longer be short, while the thread that would notice runs one of them.
 _LOOK_EVERY = 16
 #: Seconds between two looks of :meth:`WorkQueue.join`.
 _JOIN_SECONDS = 0.005
@@ -150,6 +151,7 @@ class WorkQueue:
         except BaseException as error:
             with self._lock:
                 self._stop_waiting(me)
+                self._wake_next()
             if not isinstance(error, Interrupt):
                 raise
             logger.warning(

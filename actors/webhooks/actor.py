@@ -250,12 +250,12 @@ def _report(
         response=_body_summary(webhook, headers, response),
     )
     log = delivery_log()
-    if log.is_on:
+    if log.is_enabled:
         log.add(_attempt_of(job, error), job)
 
 
 def _attempt_of(job: Job[Webhook], error: BaseException | None) -> dict[str, Any]:
-    """The attempt for the delivery log, after its fields for the log line."""
+    """A :class:`.DeliveryAttempt` as JSON; the fields of the log line must be set."""
     fields = job.fields
     return {
         "webhookId": fields["webhook_id"],

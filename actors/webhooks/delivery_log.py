@@ -110,12 +110,12 @@ class DeliveryLog:
         keep_delivered: how long delivered jobs are kept for a resend; zero keeps none.
 
     Attributes:
-        is_on: whether attempts need to be added.
+        is_enabled: whether attempts are recorded, or delivered jobs kept.
     """
 
     def __init__(self, *, records_attempts: bool, keep_delivered: timedelta) -> None:
         self._records_attempts, self._keep_delivered = records_attempts, keep_delivered
-        self.is_on = records_attempts or bool(keep_delivered)
+        self.is_enabled = records_attempts or bool(keep_delivered)
         self._attempts: deque[dict[str, Any]] = deque(maxlen=_MAX_PENDING_ATTEMPTS)
         #: Endpoint ids and jobs.
         self._delivered: deque[tuple[str, Job[Any]]] = deque(maxlen=_MAX_PENDING_JOBS)

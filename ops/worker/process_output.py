@@ -9,8 +9,11 @@ import atexit
 import fcntl
 import io
 import logging
+import struct
 import sys
+import termios
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.util import Finalize
@@ -27,8 +30,10 @@ from ..logs import Encode, encoder, setup_logging
 
 logger = logging.getLogger("formrelay.workers")
 
-#: Linux' maximum without privileges; the default is 64 KiB.
-_PIPE_BYTES = 1024 * 1024
+#: Size of the pipe for log lines; the default is 64 KiB. The pipes of a user may have 64 MiB.
+_PIPE_BYTES = 256 * 1024
+#: Seconds that a process which ends waits until its lines have been read.
+_READ_TIMEOUT = 2.0
 #: A longer line that is printed becomes several log lines; in characters.
 _MAX_LINE = 16_384
 
@@ -43,11 +48,12 @@ def setup_worker_output(settings: LoggingSettings) -> None:
     encode = encoder(settings)
     send = _sender(sys.stderr)
     if send is not None:
-        _enlarge_pipe(sys.stderr.fileno())
+        descriptor = sys.stderr.fileno()
+        _enlarge_pipe(descriptor)
         # Dramatiq's handler, and that of its main process, from which this process was forked.
         for handler in [each for each in root.handlers if _writes_to(each, sys.stderr)]:
             root.removeHandler(handler)
-        root.addHandler(_line_handler(send, encode))
+        root.addHandler(_line_handler(send, encode, descriptor))
         sys.stdout, sys.stderr = Printed("stdout", logging.INFO), Printed("stderr", logging.ERROR)
         log_unexpected_errors()
     setup_logging(settings)
@@ -113,15 +119,15 @@ def _sender(stream: Any) -> Callable[[bytes], None] | None:
 
 
 def _enlarge_pipe(descriptor: int) -> None:
-    """Let the pipe hold the lines of some 50 ms, so that writing them needs no waiting.
+    """Let a pipe hold the lines of 20 ms, so that writing them hardly ever waits.
 
-    Does nothing where a pipe has a fixed size, or if the user's pipes have too much memory already.
+    Does nothing if it is no pipe or its size is fixed, or if the user's pipes have too much memory.
     """
     with suppress(AttributeError, OSError):
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
-def _line_handler(send: Callable[[bytes], None], encode: Encode) -> LineHandler:
+def _line_handler(send: Callable[[bytes], None], encode: Encode, descriptor: int) -> LineHandler:
     def dropped_line(count: int) -> bytes:
         fields = {
             TIME: iso(SYSTEM_CLOCK.time()),
@@ -133,11 +139,26 @@ def _line_handler(send: Callable[[bytes], None], encode: Encode) -> LineHandler:
         }
         return handler.encode(fields)
 
+    def close() -> None:
+        handler.writer.close()
+        _wait_until_read(descriptor)
+
     handler = LineHandler(LogWriter(send, dropped_line), encode)
     # A process of multiprocessing, as Dramatiq's are, does not run what atexit registers.
-    Finalize(None, handler.writer.close, exitpriority=0)
-    atexit.register(handler.writer.close)
+    Finalize(None, close, exitpriority=0)
+    atexit.register(close)
     return handler
+
+
+def _wait_until_read(descriptor: int) -> None:
+    """Wait until the main process has read all lines: it stops when all workers have ended."""
+    deadline = time.monotonic() + _READ_TIMEOUT
+    with suppress(OSError):  # closed
+        while time.monotonic() < deadline:
+            (left,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
+            if not left:
+                return
+            time.sleep(0.005)
 
 
 def _log_error(

@@ -227,3 +227,31 @@ def test_a_forked_process_starts_without_turns(turns: ComputeTurns) -> None:
     turns.begin()
     turns.forget()
     assert turns.wait(LONG) is False
+
+
+def test_a_thread_does_not_wait_for_a_turn_that_another_has_given(
+    turns: ComputeTurns, threads: ThreadPoolExecutor, patient: None
+) -> None:
+    turns.begin()
+    may_end = threading.Event()
+
+    def has_turn() -> None:
+        turns.wait(0)
+        may_end.wait(LONG)
+        turns.end()
+
+    def another_gives() -> bool:
+        """As a second thread with jobs, while the first looks at its copy of the list."""
+        return bool(len(turns._waiting) == 2 and turns._give(turns._waiting[1]) and False)
+
+    first = threads.submit(turns.wait, LONG, another_gives)
+    waiting(turns, 1)
+    second = threads.submit(has_turn)
+    waiting(turns, 2)
+    gives = threads.submit(turns.give)
+    gives.result(LONG / 2)
+    assert not second.done()
+    may_end.set()
+    turns.stop()
+    for each in (first, second):
+        each.result(LONG)

@@ -113,6 +113,16 @@ def test_lines_are_kept_when_an_error_is_raised_in_the_thread_that_writes_them()
     assert reader.lines() == ["0", "1", "2", "3"]
 
 
+def test_an_error_raised_in_the_middle_leaves_the_size_of_the_buffer_right() -> None:
+    reader = Reader()
+    writer = make_writer(reader)
+    with writer._sending:  # keeps the thread from writing
+        writer.write(b"line\n")
+        writer._size += 1_000  # lines that were taken, and an error before they were subtracted
+        assert writer.flush()
+        assert writer._size == 0
+
+
 def test_after_close_each_line_is_written_at_once() -> None:
     reader = Reader()
     writer = make_writer(reader)

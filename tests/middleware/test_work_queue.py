@@ -15,6 +15,7 @@ from dramatiq.threading import raise_thread_exception
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from formrelay.middleware import work_queue
 from formrelay.middleware.job_costs import JobCosts
 from formrelay.middleware.work_queue import WorkQueue
 from tests.support.harness import Harness
@@ -102,6 +103,18 @@ def test_the_lowest_priority_is_first_and_then_the_oldest(queue: WorkQueue) -> N
     assert [id(queue.get(timeout=1)) for _ in items] == [id(items[index]) for index in order]
 
 
+def test_only_a_job_before_all_others_wakes_a_thread_and_now_and_then_another(
+    queue: WorkQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(queue, "_wake_next", lambda: looks.append(queue._put))
+    for _ in range(work_queue._LOOK_EVERY + 1):
+        queue.put(Item(Job(), priority=5))
+    queue.put(Item(Job(), priority=1))
+    queue.put(Item(Job(), priority=1))
+    assert looks == [1, work_queue._LOOK_EVERY, work_queue._LOOK_EVERY + 2]
+
+
 def test_takes_the_tuples_of_dramatiq_1(queue: WorkQueue) -> None:
     late, early = Job(), Job()
     queue.put((7, late))
@@ -149,24 +162,6 @@ def test_other_threads_take_the_jobs_of_a_thread_whose_job_takes_long(
     threads.start(3)
     wait_until(lambda: len(threads.ran) == 2_022)
     assert others_ran.is_set()
-
-
-def test_an_actor_of_which_some_jobs_wait_for_long_is_not_short_for_a_while() -> None:
-    costs = JobCosts()
-    costs.took = costs.cpu = 1e-4
-    assert costs.is_short
-    costs.add(1e-4, 1e-4, idle=0.05, count=1)  # one job waited
-    costs.add(1e-4, 1e-4, idle=0.0, count=200)
-    assert not costs.is_short
-    costs.add(1e-4, 1e-4, idle=0.0, count=200)
-    assert costs.is_short
-
-
-def test_waiting_for_the_interpreter_does_not_make_jobs_long() -> None:
-    costs = JobCosts()
-    for number in range(100):  # every tenth job waited for other threads of this process
-        costs.add(5e-3 if number % 10 == 0 else 1e-4, 1e-4, idle=0.0, count=1)
-    assert costs.is_short
 
 
 @pytest.mark.parametrize("number", [2, 8])
