@@ -11,6 +11,8 @@ from typing import Any
 from dramatiq import cli
 
 from ...config import LoggingSettings
+from ...config.settings import read_settings
+from ...core.errors import ConfigError
 from ..logs import setup_logging
 from .process_output import log_unexpected_errors
 
@@ -20,12 +22,23 @@ def main() -> int:
     command: Any = cli  # has no types
     arguments = command.make_argument_parser().parse_args(sys.argv[1:])
     # With these handlers in place, Dramatiq adds none for its own format.
-    setup_logging(LoggingSettings())
+    setup_logging(logging_settings())
     log_unexpected_errors()
     # Dramatiq executes this to restart on SIGHUP, and with --watch when a file has changed.
     sys.argv = [sys.executable, "-m", __spec__.name, *sys.argv[1:]]
     status: int = command.main(arguments)
     return status
+
+
+def logging_settings() -> LoggingSettings:
+    """Read the settings of logs, however wrong others are: the worker processes say what is wrong.
+
+    The settings of this process stay unread, so that the program of the workers may choose them.
+    """
+    try:
+        return read_settings().settings.logging
+    except ConfigError:  # a .env file that cannot be read
+        return LoggingSettings()
 
 
 if __name__ == "__main__":
