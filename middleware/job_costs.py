@@ -6,7 +6,7 @@ import math
 
 #: Jobs that typically take less are short, in seconds.
 _SHORT_SECONDS = 0.0005
-#: A job during which the process computes nothing for so long is slow, in seconds.
+#: A job is slow if the process computes nothing for this number of seconds while it runs.
 _SLOW_SECONDS = 0.008
 #: Number of jobs after a slow job for which the jobs of an actor do not count as short.
 _WARY_JOBS = 256

@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def logging_settings() -> LoggingSettings:
-    """Read the settings of logs, however wrong others are: the worker processes say what is wrong.
+    """Read the settings of logs, even if others are invalid: the worker processes report those.
 
     The settings of this process stay unread, so that the program of the workers may choose them.
     """
