@@ -15,7 +15,7 @@ from .compute_turns import TURNS
 #: Maximum size of the buffer, in bytes. Further lines are dropped and counted.
 BUFFER_BYTES = 8 * 1024 * 1024
 #: Size from which lines are written as several records, in bytes.
-_RECORD_BYTES = 128 * 1024
+_RECORD_BYTES = 64 * 1024
 #: Seconds between two writes, so that many lines are one record.
 _PAUSE = 0.02
 #: Seconds that :meth:`LogWriter.flush` waits while another thread writes.

@@ -6,16 +6,11 @@ All of it becomes log lines, since a program reads the output line by line.
 from __future__ import annotations
 
 import atexit
-import fcntl
 import io
 import logging
-import struct
 import sys
-import termios
 import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any
@@ -30,10 +25,6 @@ from ..logs import Encode, encoder, setup_logging
 
 logger = logging.getLogger("formrelay.workers")
 
-#: Size of the pipe for log lines; the default is 64 KiB. The pipes of a user may have 64 MiB.
-_PIPE_BYTES = 256 * 1024
-#: Seconds that a process which ends waits until its lines have been read.
-_READ_TIMEOUT = 2.0
 #: A longer line that is printed becomes several log lines; in characters.
 _MAX_LINE = 16_384
 
@@ -48,12 +39,10 @@ def setup_worker_output(settings: LoggingSettings) -> None:
     encode = encoder(settings)
     send = _sender(sys.stderr)
     if send is not None:
-        descriptor = sys.stderr.fileno()
-        _enlarge_pipe(descriptor)
         # Dramatiq's handler, and that of its main process, from which this process was forked.
         for handler in [each for each in root.handlers if _writes_to(each, sys.stderr)]:
             root.removeHandler(handler)
-        root.addHandler(_line_handler(send, encode, descriptor))
+        root.addHandler(_line_handler(send, encode))
         sys.stdout, sys.stderr = Printed("stdout", logging.INFO), Printed("stderr", logging.ERROR)
         log_unexpected_errors()
     setup_logging(settings)
@@ -118,16 +107,7 @@ def _sender(stream: Any) -> Callable[[bytes], None] | None:
     return getattr(getattr(stream, "pipe", None), "send_bytes", None)
 
 
-def _enlarge_pipe(descriptor: int) -> None:
-    """Let a pipe hold the lines of 20 ms, so that writing them hardly ever waits.
-
-    Does nothing if it is no pipe or its size is fixed, or if the user's pipes have too much memory.
-    """
-    with suppress(AttributeError, OSError):
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-
-def _line_handler(send: Callable[[bytes], None], encode: Encode, descriptor: int) -> LineHandler:
+def _line_handler(send: Callable[[bytes], None], encode: Encode) -> LineHandler:
     def dropped_line(count: int) -> bytes:
         fields = {
             TIME: iso(SYSTEM_CLOCK.time()),
@@ -139,26 +119,11 @@ def _line_handler(send: Callable[[bytes], None], encode: Encode, descriptor: int
         }
         return handler.encode(fields)
 
-    def close() -> None:
-        handler.writer.close()
-        _wait_until_read(descriptor)
-
     handler = LineHandler(LogWriter(send, dropped_line), encode)
     # A process of multiprocessing, as Dramatiq's are, does not run what atexit registers.
-    Finalize(None, close, exitpriority=0)
-    atexit.register(close)
+    Finalize(None, handler.writer.close, exitpriority=0)
+    atexit.register(handler.writer.close)
     return handler
-
-
-def _wait_until_read(descriptor: int) -> None:
-    """Wait until the main process has read all lines: it stops when all workers have ended."""
-    deadline = time.monotonic() + _READ_TIMEOUT
-    with suppress(OSError):  # closed
-        while time.monotonic() < deadline:
-            (left,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
-            if not left:
-                return
-            time.sleep(0.005)
 
 
 def _log_error(

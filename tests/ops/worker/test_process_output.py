@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 
 import pytest
 
-from formrelay.ops.worker import process_output
 from tests.ops.shell import Shell
 from tests.support.waiting import wait_until
 
@@ -63,43 +58,3 @@ def test_every_line_of_a_worker_is_a_json_object(tmp_path: Path) -> None:
     assert attempt["worker"] != lines[0]["worker"]  # a process of its own
     assert attempt["errorType"] == "ValueError"
     assert attempt["errorMessage"] == "told of an actor of one's own"
-
-
-@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes have a fixed size")
-def test_a_pipe_for_log_lines_holds_thousands_of_lines() -> None:
-    reading, writing = os.pipe()
-    try:
-        process_output._enlarge_pipe(writing)
-        assert os.write(writing, b"x" * 200_000) == 200_000  # would block otherwise
-    finally:
-        os.close(reading)
-        os.close(writing)
-
-
-def test_what_is_no_pipe_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with (tmp_path / "file").open("wb") as file:
-        process_output._enlarge_pipe(file.fileno())
-        monkeypatch.delattr(fcntl, "F_SETPIPE_SZ", raising=False)  # as on macOS
-        process_output._enlarge_pipe(file.fileno())
-    process_output._enlarge_pipe(-1)
-
-
-def test_a_process_ends_when_its_lines_are_read_or_nobody_reads_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    reading, writing = os.pipe()
-    try:
-        os.write(writing, b"lines")
-        with ThreadPoolExecutor(1) as threads:
-            ended = threads.submit(process_output._wait_until_read, writing)
-            with pytest.raises(FutureTimeoutError):
-                ended.result(0.05)
-            assert os.read(reading, 100) == b"lines"
-            ended.result(30)
-        os.write(writing, b"lines")
-        monkeypatch.setattr(process_output, "_READ_TIMEOUT", 0.01)
-        process_output._wait_until_read(writing)
-    finally:
-        os.close(reading)
-        os.close(writing)
-    process_output._wait_until_read(writing)
