@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from weakref import WeakSet
@@ -14,7 +13,7 @@ from .compute_turns import TURNS
 
 #: Maximum size of the buffer, in bytes. Further lines are dropped and counted.
 BUFFER_BYTES = 8 * 1024 * 1024
-#: Size from which lines are written as several records, in bytes.
+#: Maximum size of a record of several lines, in bytes.
 _RECORD_BYTES = 64 * 1024
 #: Seconds between two writes, so that many lines are one record.
 _PAUSE = 0.02
@@ -58,14 +57,15 @@ class LogWriter:
         # Re-entrant, since a signal handler may log while its thread logs.
         self._lock = threading.RLock()
         self._sending = threading.RLock()
-        self._buffer: deque[bytes] = deque()
-        #: Lines that were taken from the buffer and are not written yet.
-        self._taken: list[bytes] = []
+        #: The lines that are not written yet. Threads add to its end, each with one operation, and
+        #: the thread that has ``_sending`` removes from its start.
+        self._buffer = bytearray()
         self._is_flushing = False
-        self._size = 0
-        self._dropped = 0
         self._is_stuck = False
-        self._is_idle = False
+        # Protected by the lock:
+        self._dropped = 0
+        #: Whether the next line has to wake or start the thread.
+        self._is_idle = True
         self._wake: SimpleQueue[None] | None = None
 
     def write(self, line: bytes) -> None:
@@ -73,21 +73,14 @@ class LogWriter:
 
         After :meth:`close`, it is written at once.
         """
-        size = len(line)
-        with self._lock:
-            if self._size + size > self._most:
-                self._drop()
-                return
-            self._buffer.append(line)
-            self._size += size
-            if self._wake is None and not self._is_closed:
-                self._start()
-            if self._is_idle and self._wake is not None:
-                # In this order: Dramatiq may raise an error in this thread between the two.
-                self._wake.put(None)
-                self._is_idle = False
-        if self._is_closed:
-            self.flush()
+        buffer = self._buffer
+        if len(buffer) + len(line) > self._most:
+            self._drop()
+            return
+        # Copied, so that the memory of the next line is that of this one, in the processor's cache.
+        buffer += line
+        if self._is_idle:
+            self._wake_up()
 
     def flush(self) -> bool:
         """Write the lines of the buffer before returning.
@@ -104,24 +97,31 @@ class LogWriter:
                 return False
             self._is_flushing = True
             try:
-                while record := self._next_record():
-                    self._send(record)
-                    self._taken = []
+                is_written = self._write_records()
             finally:
                 self._is_flushing = False
-        except (OSError, ValueError):
-            self._taken = []
-            return False  # closed: the process ends
-        else:
             self._is_stuck = False
-            return True
+            return is_written
         finally:
             self._sending.release()
 
     def close(self) -> None:
         """Write the lines of the buffer, and from now on each line at once."""
-        self._is_closed = True
+        with self._lock:
+            self._is_closed = self._is_idle = True
         self.flush()
+
+    def _wake_up(self) -> None:
+        with self._lock:
+            if self._is_idle and not self._is_closed:
+                if self._wake is None:
+                    self._start()
+                else:
+                    self._wake.put(None)
+                # At the end: Dramatiq may raise an error in this thread before.
+                self._is_idle = self._is_closed
+        if self._is_closed:
+            self.flush()
 
     def _start(self) -> None:
         self._wake = SimpleQueue()
@@ -140,33 +140,46 @@ class LogWriter:
             if not TURNS.wait(_PAUSE):
                 time.sleep(_PAUSE)
             with self._lock:
-                self._is_idle = is_idle = not (self._buffer or self._taken)
+                # In this order: lines that come in between are seen here, or wake this thread.
+                self._is_idle = True
+                self._is_idle = is_idle = self._is_closed or not self._buffer
             if is_idle:
                 TURNS.end()
                 wake.get()
 
-    def _next_record(self) -> bytes:
-        """Take lines from the buffer, unless lines are left by a call that an error ended."""
-        with self._lock:
-            size = 0
-            if not self._taken:
-                while self._buffer and size < _RECORD_BYTES:
-                    line = self._buffer[0]
-                    self._taken.append(line)  # before popleft: an error may be raised between
-                    self._buffer.popleft()
-                    size += len(line)
-            # 0 also after an error that was raised in here before.
-            self._size = self._size - size if self._buffer else 0
-            lines = list(self._taken)
-            if self._dropped:
-                lines.append(self._dropped_line(self._dropped))
-                self._dropped = 0
-        return b"".join(lines)
+    def _write_records(self) -> bool:
+        buffer = self._buffer
+        while buffer or self._dropped:
+            dropped = self._dropped
+            size = _record_size(buffer)
+            record = bytes(buffer[:size])
+            if dropped:
+                record += self._dropped_line(dropped)
+            try:
+                self._send(record)
+                is_written = True
+            except (OSError, ValueError):  # closed: the process ends
+                is_written = False
+            # Not before: an error that Dramatiq raises in this thread may have ended the call.
+            del buffer[:size]
+            with self._lock:
+                self._dropped -= dropped
+            if not is_written:
+                return False
+        return True
 
     def _drop(self) -> None:
         with self._lock:
             self._dropped += 1
         _count_dropped()
+
+
+def _record_size(buffer: bytearray) -> int:
+    """The number of bytes of the first lines, or of one long line."""
+    if len(buffer) <= _RECORD_BYTES:
+        return len(buffer)
+    end = buffer.rfind(b"\n", 0, _RECORD_BYTES)
+    return 1 + (end if end >= 0 else buffer.find(b"\n"))
 
 
 _dropped = 0

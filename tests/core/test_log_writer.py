@@ -73,15 +73,15 @@ def test_lines_without_a_reader_are_dropped_counted_and_reported() -> None:
     writer = make_writer(reader, buffer_bytes=1_000)
     reader.reads.clear()
     writer.write(b"first\n")
-    wait_until(lambda: not writer._buffer)  # the thread has it, and waits for the reader
+    wait_until(lambda: writer._is_flushing)  # the thread waits for the reader
     before = dropped_lines()
-    for _ in range(150):
+    for _ in range(149):
         writer.write(b"123456789\n")
     assert dropped_lines() == before + 50
     assert not writer.flush()
     reader.reads.set()
     wait_until(lambda: "dropped 50" in reader.lines())
-    assert reader.lines() == ["first", *["123456789"] * 100, "dropped 50"]
+    assert reader.lines() == ["first", *["123456789"] * 99, "dropped 50"]
     writer.write(b"last\n")
     assert writer.flush()
     assert reader.lines()[-1] == "last"
@@ -113,14 +113,40 @@ def test_lines_are_kept_when_an_error_is_raised_in_the_thread_that_writes_them()
     assert reader.lines() == ["0", "1", "2", "3"]
 
 
-def test_an_error_raised_in_the_middle_leaves_the_size_of_the_buffer_right() -> None:
+def test_the_line_about_dropped_lines_is_written_again_after_an_error() -> None:
+    class RaisedHere(BaseException):
+        """As Dramatiq's interrupts, which come at any moment."""
+
+    reader = Reader()
+    writer = make_writer(reader, buffer_bytes=10)
+    send, raises = writer._send, [RaisedHere()]
+
+    def interrupted(record: bytes) -> None:
+        if raises:
+            raise raises.pop()
+        send(record)
+
+    with writer._sending:  # keeps the thread from writing
+        writer.write(b"fits\n")
+        writer.write(b"does not fit\n")
+        writer._send = interrupted
+        with pytest.raises(RaisedHere):
+            writer.flush()
+        assert writer.flush()
+        assert reader.lines() == ["fits", "dropped 1"]
+
+
+def test_a_record_has_whole_lines_however_long_they_are() -> None:
     reader = Reader()
     writer = make_writer(reader)
+    lines = ["x" * size for size in (9, 65_536, 200_000, 1, 65_535, 7)]
     with writer._sending:  # keeps the thread from writing
-        writer.write(b"line\n")
-        writer._size += 1_000  # lines that were taken, and an error before they were subtracted
+        for line in lines:
+            writer.write(f"{line}\n".encode())
         assert writer.flush()
-        assert writer._size == 0
+    assert reader.lines() == lines
+    assert len(reader.records) > 3
+    assert all(record.endswith(b"\n") for record in reader.records)
 
 
 def test_after_close_each_line_is_written_at_once() -> None:
