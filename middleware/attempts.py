@@ -103,7 +103,7 @@ class Attempts(Middleware):
 def _log(message: dramatiq.MessageProxy) -> None:
     if not isinstance(message, Delivery):
         return
-    outcome = worst_outcome(message)
+    outcome = message.outcome if type(message) is Delivery else worst_outcome(message)
     level = logging.INFO if outcome is DONE else _level(outcome)
     if not logger.isEnabledFor(level):
         return
@@ -130,16 +130,14 @@ def _done_line(message: Delivery) -> bytes | None:
     """
     if message.fields is not None or isinstance(message, Batch):
         return None
-    now, started, id = time.time(), message.started, message.message_id
-    took = 0.0 if started is None else time.monotonic() - started
-    optional, ids, trace = "", id, message.trace
+    id, trace, optional = message.message_id, message.trace, ""
     may_have_trace = bool(message.options or message.args)
+    ids = id
     metadata = message.kwargs.get("metadata")
     if isinstance(metadata, dict):
         may_have_trace |= TRACEPARENT in metadata
         for name in FORM_IDS:
-            value = metadata.get(name)
-            if isinstance(value, str):
+            if isinstance(value := metadata.get(name), str):
                 optional += f',"{name}":"{value}"'
                 ids += value
     if trace is None and may_have_trace:
@@ -148,10 +146,11 @@ def _done_line(message: Delivery) -> bytes | None:
         optional += f',"{TRACEPARENT}":"{trace.traceparent}"'
     if not is_plain(ids):
         return None
+    took = time.monotonic() - message.started if message.started else 0.0
     head = _head(current_pid(), message.actor_name, message.queue_name)
     return (
-        f'{{"{TIME}":"{iso(now)}",{head}{id}","attempt":{message.attempt},'
-        f'"{DURATION}":{_milliseconds(took)}{optional},"outcome":"done"}}\n'
+        f'{{"{TIME}":"{iso(time.time())}",{head}{id}","attempt":{message.attempt},'
+        f'"{DURATION}":{took * 1000:.1f}{optional},"outcome":"done"}}\n'
     ).encode()
 
 
