@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,48 @@ def test_every_line_of_a_worker_is_a_json_object(tmp_path: Path) -> None:
     assert attempt["worker"] != lines[0]["worker"]  # a process of its own
     assert attempt["errorType"] == "ValueError"
     assert attempt["errorMessage"] == "told of an actor of one's own"
+
+
+TALKS_AT_THE_END = """
+import logging
+import dramatiq
+from dramatiq.middleware import Middleware
+from formrelay.brokers import get_broker
+
+class Ends(Middleware):
+    def after_worker_shutdown(self, broker, worker):
+        for number in range(700):
+            logging.getLogger("theirs").warning("end %d %s", number, "x" * 200)
+
+get_broker().add_middleware(Ends())
+
+@dramatiq.actor(queue_name="own")
+def act(*_, **__):
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_the_last_lines_of_all_processes_arrive_where_they_are_read_slowly(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(TALKS_AT_THE_END)
+    shell = Shell(tmp_path, FORMRELAY_IMPORTS="own", WORKER_PROCESSES="3")
+    os.mkfifo(tmp_path / "worker.log")
+    read: list[bytes] = []
+
+    def read_slowly() -> None:
+        with open(tmp_path / "worker.log", "rb", buffering=0) as pipe:
+            while some := pipe.read(4096):
+                read.append(some)
+                threading.Event().wait(0.004)
+
+    reader = threading.Thread(target=read_slowly)
+    reader.start()
+    with shell.worker("own") as worker:
+        wait_until(lambda: b"".join(read).count(b"is ready for action") == 3, every=0.3)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0
+    reader.join(60)
+    lines = [json.loads(line) for line in b"".join(read).splitlines()]
+    ends = Counter(line["worker"] for line in lines if line["msg"].startswith("end "))
+    assert len(ends) == 3
+    assert set(ends.values()) == {700}
