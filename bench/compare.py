@@ -6,8 +6,8 @@
     scripts/bench --record           also write the figures to docs/benchmarks.md
 
 Starts its own servers and uses the virtual environment of scripts/test. Prints medians, their
-spread and the ratio of the medians. On a shared machine the ratio within one run is more reliable
-than rates from different runs.
+spread, and the median of the ratios of the rounds: on a shared machine, figures of one round are
+measured within seconds, and a slow phase of the machine changes both.
 """
 
 from __future__ import annotations
@@ -60,29 +60,31 @@ def empty_redis() -> None:
 
 
 def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[str, Any]]:
-    """Run all rounds of one comparison, alternating between the contenders."""
+    """Run all rounds of one comparison, alternating between the contenders, and their order."""
     task = progress.add_task(comparison.name, total=rounds * len(comparison.contenders))
     results: list[list[dict[str, Any]]] = [[] for _ in comparison.contenders]
-    for _ in range(rounds):
-        for contender, result in zip(comparison.contenders, results, strict=True):
+    for turn in range(rounds):
+        turns = list(zip(comparison.contenders, results, strict=True))
+        for contender, result in turns if turn % 2 == 0 else reversed(turns):
             empty_redis()
             result.append(measure(contender, comparison.measure))
             progress.advance(task)
-    ours = _median([round[comparison.figure] for round in results[0]])
+    ours = [round[comparison.figure] for round in results[0]]
     rows = []
     for contender, result in zip(comparison.contenders, results, strict=True):
         all = [round[comparison.figure] for round in result]
         # None: the event never happened, for example no delayed message ran.
         figures = [figure for figure in all if figure is not None]
-        middle = _median(all)
+        pairs = zip(ours, all, strict=True)
+        ratios = [mine / theirs if mine and theirs else None for mine, theirs in pairs]
         rows.append(
             {
                 "comparison": comparison.name,
                 "contender": contender.title,
-                "median": middle,
+                "median": _median(all),
                 "low": min(figures, default=None),
                 "high": max(figures, default=None),
-                "ours_is_times": ours / middle if ours and middle else None,
+                "ours_is_times": _median(ratios),
                 "wanted": contender.wanted,
                 "also": {
                     key: median(round[key] or 0 for round in result)
