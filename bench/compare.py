@@ -1,7 +1,7 @@
 """Compare formrelay with stock Dramatiq: alternating runs on the same servers.
 
     scripts/bench                    run every comparison, 5 rounds
-    scripts/bench drain pickup       run the comparisons whose names begin so
+    scripts/bench drain- pickup-     run the comparisons whose names begin so
     scripts/bench --rounds 3 --json bench.json
     scripts/bench --record           also write the figures to docs/benchmarks.md
 
@@ -126,17 +126,20 @@ def main() -> None:
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     names = ", ".join(comparison.name for comparison in every)
-    parser.add_argument("names", nargs="*", help=f"names or their beginnings: {names}")
+    parser.add_argument("names", nargs="*", help=f"names, or the beginning of several: {names}")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     parser.add_argument("--json", type=Path, help="also write the figures to this JSON file")
     parser.add_argument(
         "--record", action="store_true", help="also write the figures to docs/benchmarks.md"
     )
     arguments = parser.parse_args()
+    known = {comparison.name for comparison in every}
     chosen = [
         comparison
         for comparison in every
-        if not arguments.names or comparison.name.startswith(tuple(arguments.names))
+        if not arguments.names
+        or comparison.name in arguments.names
+        or comparison.name.startswith(tuple(set(arguments.names) - known))
     ]
     if not chosen:
         parser.error(f"expected one or more of {names}, got {' '.join(arguments.names)}")
