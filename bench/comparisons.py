@@ -228,7 +228,7 @@ def _events() -> list[Comparison]:
             "record",
             (
                 Contender("formrelay", "ours", single),
-                Contender("without a queue", "limit", single, wanted=0.33),
+                Contender("without a queue", "limit", single, wanted=0.75),
                 Contender("stock, one insert per event", "stock", {**single, "count": 1_000}),
             ),
         ),
