@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
-import time
+from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from weakref import WeakSet
 
 from .compute_turns import TURNS
 
 #: Maximum size of the buffer, in bytes. Further lines are dropped and counted.
 BUFFER_BYTES = 8 * 1024 * 1024
-#: Maximum size of a record of several lines, in bytes.
+#: Maximum size of a record of several lines, in bytes; the line about dropped lines is added.
 _RECORD_BYTES = 64 * 1024
 #: Seconds between two writes, so that many lines are one record.
 _PAUSE = 0.02
-#: Seconds that :meth:`LogWriter.flush` waits while another thread writes.
+#: Seconds that :meth:`LogWriter.flush` waits for the lines to be written.
 _FLUSH_TIMEOUT = 2.0
 
 
@@ -54,15 +55,17 @@ class LogWriter:
 
     def forget(self) -> None:
         """Start with an empty buffer and no thread, in a forked process."""
-        # Re-entrant, since a signal handler may log while its thread logs.
+        # Both re-entrant, since a signal handler may log while its thread logs.
         self._lock = threading.RLock()
         self._sending = threading.RLock()
-        #: The lines that are not written yet. Threads add to its end, each with one operation, and
-        #: the thread that has ``_sending`` removes from its start.
+        #: Lines that are not written yet. Threads append to the end, in one operation; the thread
+        #: that holds ``_sending`` removes lines from the start.
         self._buffer = bytearray()
+        #: What :meth:`flush` waits for: whether all lines before the call are written.
+        self._answers: deque[SimpleQueue[bool]] = deque()
         self._is_flushing = False
         self._is_stuck = False
-        # Protected by the lock:
+        # Changed with the lock held, and read without it:
         self._dropped = 0
         #: Whether the next line has to wake or start the thread.
         self._is_idle = True
@@ -77,18 +80,41 @@ class LogWriter:
         if len(buffer) + len(line) > self._most:
             self._drop()
             return
-        # Copied, so that the memory of the next line is that of this one, in the processor's cache.
+        # Copied: the memory of the line is free for the next line while it is still in the
+        # processor's cache.
         buffer += line
         if self._is_idle:
             self._wake_up()
 
     def flush(self) -> bool:
-        """Write the lines of the buffer before returning.
+        """Wait until the lines of the buffer are written.
 
         Returns:
             False if they could not be written: nobody reads them, or their pipe is closed.
         """
-        # Waits once only, not for each line, while nobody reads.
+        wake = self._wake
+        if wake is None or self._is_closed:
+            return self._flush_here()
+        # Only the log thread writes. Dramatiq raises errors in the threads of jobs at any moment:
+        # there, one could leave half a record in the pipe, or keep a lock.
+        answer: SimpleQueue[bool] = SimpleQueue()
+        self._answers.append(answer)
+        wake.put(None)
+        TURNS.give()
+        try:
+            # Waits once only, not for each line, while nobody reads.
+            return answer.get(timeout=0 if self._is_stuck else _FLUSH_TIMEOUT)
+        except Empty:
+            self._is_stuck = True
+            return False
+
+    def close(self) -> None:
+        """Write the lines of the buffer, and from now on each line at once, in its thread."""
+        with self._lock:
+            self._is_closed = self._is_idle = True
+        self._flush_here()
+
+    def _flush_here(self) -> bool:
         if not self._sending.acquire(timeout=0 if self._is_stuck else _FLUSH_TIMEOUT):
             self._is_stuck = True
             return False
@@ -97,19 +123,11 @@ class LogWriter:
                 return False
             self._is_flushing = True
             try:
-                is_written = self._write_records()
+                return self._write_records()
             finally:
                 self._is_flushing = False
-            self._is_stuck = False
-            return is_written
         finally:
             self._sending.release()
-
-    def close(self) -> None:
-        """Write the lines of the buffer, and from now on each line at once."""
-        with self._lock:
-            self._is_closed = self._is_idle = True
-        self.flush()
 
     def _wake_up(self) -> None:
         with self._lock:
@@ -118,12 +136,13 @@ class LogWriter:
                     self._start()
                 else:
                     self._wake.put(None)
-                # At the end: Dramatiq may raise an error in this thread before.
+                # Last: if an error is raised in this thread before, the next line wakes it.
                 self._is_idle = self._is_closed
         if self._is_closed:
-            self.flush()
+            self._flush_here()
 
     def _start(self) -> None:
+        # Before the start: a signal handler that logs in between would start a second thread.
         self._wake = SimpleQueue()
         thread = threading.Thread(
             target=self._run, args=(self._wake,), name="formrelay-log", daemon=True
@@ -132,40 +151,60 @@ class LogWriter:
             thread.start()
         except RuntimeError:  # the interpreter ends, or the machine has no more threads
             self._is_closed = True
+        except BaseException:
+            self._wake = None
+            raise
+
+    # -- in the log thread ---------------------------------------------------------------
 
     def _run(self, wake: SimpleQueue[None]) -> None:
-        while True:
-            self.flush()
-            # Woken by a timer, this thread would compete for the interpreter with short jobs.
-            if not TURNS.wait(_PAUSE):
-                time.sleep(_PAUSE)
-            with self._lock:
-                # In this order: lines that come in between are seen here, or wake this thread.
-                self._is_idle = True
-                self._is_idle = is_idle = self._is_closed or not self._buffer
-            if is_idle:
-                TURNS.end()
-                wake.get()
+        while not self._is_closed:
+            with suppress(Empty):
+                while True:
+                    wake.get_nowait()
+            answers = [self._answers.popleft() for _ in range(len(self._answers))]
+            with self._sending:
+                is_written = self._write_records()
+            for answer in answers:
+                answer.put(is_written)
+            if not self._answers:
+                self._pause(wake)
+
+    def _pause(self, wake: SimpleQueue[None]) -> None:
+        # Woken by a timer, this thread would compete for the interpreter with short jobs.
+        if not TURNS.wait(_PAUSE, lambda: bool(self._answers)):
+            with suppress(Empty):
+                wake.get(timeout=_PAUSE)
+        with self._lock:
+            # Set before the buffer is read: a line that is added meanwhile is seen here, or wakes
+            # this thread.
+            self._is_idle = True
+            has_work = bool(self._buffer or self._dropped or self._answers)
+            self._is_idle = is_idle = self._is_closed or not has_work
+        if is_idle:
+            TURNS.end()
+            wake.get()
+
+    # -- with ``_sending`` ---------------------------------------------------------------
 
     def _write_records(self) -> bool:
         buffer = self._buffer
         while buffer or self._dropped:
             dropped = self._dropped
             size = _record_size(buffer)
-            record = bytes(buffer[:size])
-            if dropped:
-                record += self._dropped_line(dropped)
             try:
-                self._send(record)
+                # Copied twice: with a memoryview, other threads could not append meanwhile.
+                record = bytes(buffer[:size])
+                self._send(record + self._dropped_line(dropped) if dropped else record)
                 is_written = True
-            except (OSError, ValueError):  # closed: the process ends
+            except Exception:  # its pipe is closed: the process ends
                 is_written = False
-            # Not before: an error that Dramatiq raises in this thread may have ended the call.
             del buffer[:size]
             with self._lock:
                 self._dropped -= dropped
             if not is_written:
                 return False
+        self._is_stuck = False
         return True
 
     def _drop(self) -> None:
@@ -175,11 +214,13 @@ class LogWriter:
 
 
 def _record_size(buffer: bytearray) -> int:
-    """The number of bytes of the first lines, or of one long line."""
+    """Size of the next record: the whole lines that fit, or the first line if it is longer."""
     if len(buffer) <= _RECORD_BYTES:
         return len(buffer)
     end = buffer.rfind(b"\n", 0, _RECORD_BYTES)
-    return 1 + (end if end >= 0 else buffer.find(b"\n"))
+    if end < 0:
+        end = buffer.find(b"\n", _RECORD_BYTES)
+    return end + 1 or len(buffer)
 
 
 _dropped = 0

@@ -103,6 +103,7 @@ class Attempts(Middleware):
 def _log(message: dramatiq.MessageProxy) -> None:
     if not isinstance(message, Delivery):
         return
+    # Saves a call for most messages.
     outcome = message.outcome if type(message) is Delivery else worst_outcome(message)
     level = logging.INFO if outcome is DONE else _level(outcome)
     if not logger.isEnabledFor(level):
@@ -130,9 +131,9 @@ def _done_line(message: Delivery) -> bytes | None:
     """
     if message.fields is not None or isinstance(message, Batch):
         return None
-    id, trace, optional = message.message_id, message.trace, ""
+    id = ids = message.message_id
+    trace, optional = message.trace, ""
     may_have_trace = bool(message.options or message.args)
-    ids = id
     metadata = message.kwargs.get("metadata")
     if isinstance(metadata, dict):
         may_have_trace |= TRACEPARENT in metadata
