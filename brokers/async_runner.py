@@ -327,7 +327,8 @@ class AsyncRunner:
             interrupt = Shutdown if self._is_stopping else attempt.interrupt
             if interrupt is None:
                 raise
-            raise interrupt from error
+            # Of the actor's await, not of this line.
+            raise interrupt().with_traceback(error.__traceback__) from error
         finally:
             attempt.is_waiting = False
 

@@ -152,6 +152,7 @@ def test_a_job_over_its_time_limit_is_cancelled_and_fails(harness: Harness) -> N
     (letter,) = wait_until(harness.dead)
     assert raised == [asyncio.CancelledError]
     assert letter.failure.error.endswith("TimeLimitExceeded")
+    assert any(place.endswith(" work") for place in letter.failure.where)
     wait_until(harness.is_empty)
 
 
