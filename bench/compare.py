@@ -1,13 +1,13 @@
 """Compare formrelay with stock Dramatiq: alternating runs on the same servers.
 
-    scripts/bench                    run every comparison, 5 rounds
-    scripts/bench drain- pickup-     run the comparisons whose names begin so
+    scripts/bench                    run every comparison, 6 rounds
+    scripts/bench drain- pickup-     run the comparisons whose names begin with drain- or pickup-
     scripts/bench --rounds 3 --json bench.json
     scripts/bench --record           also write the figures to docs/benchmarks.md
 
 Starts its own servers and uses the virtual environment of scripts/test. Prints medians, their
-spread, and the median of the ratios of the rounds: on a shared machine, figures of one round are
-measured within seconds, and a slow phase of the machine changes both.
+spread, and the median over the rounds of the ratio. The contenders of a round run one after
+another, so a slow phase of a shared machine tends to affect all of them.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def empty_redis() -> None:
 
 
 def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[str, Any]]:
-    """Run all rounds of one comparison, alternating between the contenders, and their order."""
+    """Run all rounds of one comparison; every second round runs the contenders in reverse."""
     task = progress.add_task(comparison.name, total=rounds * len(comparison.contenders))
     results: list[list[dict[str, Any]]] = [[] for _ in comparison.contenders]
-    for turn in range(rounds):
-        turns = list(zip(comparison.contenders, results, strict=True))
-        for contender, result in turns if turn % 2 == 0 else reversed(turns):
+    order = list(zip(comparison.contenders, results, strict=True))
+    for number_of_round in range(rounds):
+        for contender, result in order if number_of_round % 2 == 0 else reversed(order):
             empty_redis()
             result.append(measure(contender, comparison.measure))
             progress.advance(task)
@@ -75,8 +75,6 @@ def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[st
         all = [round[comparison.figure] for round in result]
         # None: the event never happened, for example no delayed message ran.
         figures = [figure for figure in all if figure is not None]
-        pairs = zip(ours, all, strict=True)
-        ratios = [mine / theirs if mine and theirs else None for mine, theirs in pairs]
         rows.append(
             {
                 "comparison": comparison.name,
@@ -84,7 +82,7 @@ def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[st
                 "median": _median(all),
                 "low": min(figures, default=None),
                 "high": max(figures, default=None),
-                "ours_is_times": _median(ratios),
+                "ours_is_times": _ratio(ours, all),
                 "wanted": contender.wanted,
                 "also": {
                     key: median(round[key] or 0 for round in result)
@@ -99,6 +97,14 @@ def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[st
 def _median(figures: list[float | None]) -> float | None:
     known = [figure for figure in figures if figure is not None]
     return median(known) if len(known) == len(figures) else None
+
+
+def _ratio(ours: list[float | None], theirs: list[float | None]) -> float | None:
+    """The median over the rounds; None if the event never happened in one of them."""
+    if None in ours or None in theirs:
+        return None
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True) if mine and other]
+    return median(ratios) if ratios else None
 
 
 def show(comparison: Comparison, rows: list[dict[str, Any]], console: Console) -> None:
@@ -126,8 +132,10 @@ def main() -> None:
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     names = ", ".join(comparison.name for comparison in every)
-    parser.add_argument("names", nargs="*", help=f"names, or the beginning of several: {names}")
-    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
+    parser.add_argument(
+        "names", nargs="*", help=f"exact names, or prefixes that select several: {names}"
+    )
+    parser.add_argument("--rounds", type=int, default=6, help="number of rounds (default: 6)")
     parser.add_argument("--json", type=Path, help="also write the figures to this JSON file")
     parser.add_argument(
         "--record", action="store_true", help="also write the figures to docs/benchmarks.md"

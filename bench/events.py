@@ -76,8 +76,13 @@ def record(contender: str, *, queue: str, count: int, threads: int, many: int) -
         raise SystemExit(f"{contender}: expected to be done within 300 s")
     seconds, used = time.perf_counter() - start, time.process_time() - cpu
     _check(client, count)
-    grew = (max(watch) - before) / 1e6
-    return {"per_second": count / seconds, "cpu_us": used / count * 1e6, "grew_mb": grew}
+    most = max(watch)
+    return {
+        "per_second": count / seconds,
+        "cpu_us": used / count * 1e6,
+        "grew_mb": (most - before) / 1e6,
+        "most_mb": most / 1e6,
+    }
 
 
 def unavailable(_contender: str, *, queue: str, count: int, threads: int, seconds: int) -> Any:
