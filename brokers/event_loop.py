@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from functools import update_wrapper
 from inspect import iscoroutinefunction
 from time import monotonic
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from dramatiq.asyncio import async_to_sync
@@ -67,8 +68,10 @@ class EventLoopThread:
         try:
             thread.loop.call_soon_threadsafe(run.begin)
             thread.wait_for(run.ended)
-        except BaseException:
+        except BaseException as error:
             thread.end(run)
+            # The places of the actor's await, not of the wait in this thread.
+            error.with_traceback(run.places() or error.__traceback__)
             raise
         try:
             return run.result()
@@ -154,6 +157,18 @@ class _Run(Generic[T]):
         else:  # interrupted before begin() was scheduled
             self._coroutine.close()
             self.ended.set()
+
+    def places(self) -> TracebackType | None:
+        """Where the coroutine was when it was cancelled; None if it ended in another way."""
+        if self._task is None or not self._task.cancelled():
+            return None
+        try:
+            self.result()
+        except asyncio.CancelledError as error:
+            return error.__traceback__
+        except BaseException:  # SystemExit or KeyboardInterrupt, which the interrupt overrides
+            return None
+        return None
 
     def result(self) -> T:
         # Without a reference here: the traceback of an error would keep the task, which keeps it.
