@@ -56,7 +56,7 @@ class LineFormatter(OrjsonFormatter):
         log_data[LEVEL] = record.levelname
         log_data[WORKER] = worker_name()
         log_data[LOGGER] = record.name
-        log_data[MESSAGE] = record.message
+        log_data[MESSAGE] = _without_repr(record)
         skipped = self._skip_fields
         extra = {name: value for name, value in record.__dict__.items() if name not in skipped}
         if record.name.startswith("formrelay"):  # the names of others are theirs
@@ -83,6 +83,15 @@ class LineFormatter(OrjsonFormatter):
         return " < ".join(
             [disclosure.brief(error), *(reversed(frames(error)) if disclosure.has_places else ())]
         )
+
+
+def _without_repr(record: logging.LogRecord) -> str:
+    """The message; of asyncio's about an error, only the first line.
+
+    The other lines are the ``repr`` of a task or future, with the text of its exception.
+    """
+    is_of_asyncio = record.name == "asyncio" and record.levelno >= logging.ERROR
+    return record.message.partition("\n")[0] if is_of_asyncio else record.message
 
 
 def setup_logging(settings: LoggingSettings) -> None:

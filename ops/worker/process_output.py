@@ -55,6 +55,7 @@ def log_unexpected_errors() -> None:
     """Make log lines of warnings, and of errors that nobody catches."""
     logging.captureWarnings(True)
     sys.excepthook, threading.excepthook = _log_error, _log_thread_error
+    sys.unraisablehook = _log_unraisable_error
 
 
 def is_worker_process() -> bool:
@@ -130,6 +131,14 @@ def _log_error(
     kind: type[BaseException], error: BaseException, places: TracebackType | None
 ) -> None:
     logger.critical("unexpected error", exc_info=(kind, error, places))
+
+
+def _log_unraisable_error(about: sys.UnraisableHookArgs) -> None:
+    if about.exc_value is None:
+        return
+    error = (about.exc_type, about.exc_value, about.exc_traceback)
+    # Python's own line shows the object, whose repr may quote a payload value.
+    logger.error("unexpected error in a destructor or a callback", exc_info=error)
 
 
 def _log_thread_error(about: threading.ExceptHookArgs) -> None:

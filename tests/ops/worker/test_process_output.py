@@ -15,8 +15,18 @@ from tests.ops.shell import Shell
 from tests.support.waiting import wait_until
 
 ACTORS = """
-import logging, sys, threading, warnings
+import asyncio, gc, logging, sys, threading, warnings
 import dramatiq
+
+class Leaves:
+    def __del__(self):
+        raise LookupError("TEXT")
+
+async def leave_a_task():
+    async def fail():
+        raise RuntimeError("TEXT")
+    asyncio.create_task(fail())
+    await asyncio.sleep(0)
 
 @dramatiq.actor(queue_name="own", max_retries=0)
 def talk(*_, **__):
@@ -28,6 +38,9 @@ def talk(*_, **__):
     thread = threading.Thread(target=lambda: int("SECRET"))
     thread.start()
     thread.join()
+    Leaves()
+    asyncio.run(leave_a_task())
+    gc.collect()
     raise ValueError("told of an actor of one's own")
 """
 
@@ -53,6 +66,10 @@ def test_every_line_of_a_worker_is_a_json_object(tmp_path: Path) -> None:
     assert any(level == "WARNING" and "careful" in text for level, _, text in said)
     assert ("INFO", "theirs", "ordinary") in said
     assert any(level == "CRITICAL" and "in the thread" in text for level, _, text in said)
+    assert any("in a destructor" in text for _, _, text in said)
+    assert ("ERROR", "asyncio", "Task exception was never retrieved") in said
+    # In excInfo alone, where the settings of the actor permit it.
+    assert not any("TEXT" in line["msg"] for line in lines)
     assert any("is booting up" in text for _, _, text in said)
     assert any("Stopping worker process" in text for _, _, text in said)
     (theirs,) = [line for line in lines if line["logger"] == "theirs"]
