@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from weakref import WeakSet
 
 from .compute_turns import TURNS
 
 #: Maximum size of the buffer, in bytes. Further lines are dropped and counted.
 BUFFER_BYTES = 8 * 1024 * 1024
-#: Maximum size of a record of several lines, in bytes; the line about dropped lines is added.
+#: Size from which lines are written as several records, in bytes.
 _RECORD_BYTES = 64 * 1024
+#: The same in other threads than the log thread. A pipe of multiprocessing gets a record of up to
+#: 16 KiB in one system call: an error that Dramatiq raises in the thread leaves no half of it.
+_SMALL_RECORD_BYTES = 15 * 1024
 #: Seconds between two writes, so that many lines are one record.
 _PAUSE = 0.02
-#: Seconds that :meth:`LogWriter.flush` waits for the lines to be written.
+#: Seconds that :meth:`LogWriter.flush` waits while another thread writes.
 _FLUSH_TIMEOUT = 2.0
 
 
@@ -29,7 +33,8 @@ class LogWriter:
     and writes each record again.
 
     While nobody reads the pipe and the buffer is full, lines are dropped, so that jobs go on. A
-    killed process loses the lines of its last 30 ms.
+    killed process loses the lines of its last 30 ms. An error that Dramatiq raises in a thread
+    during :meth:`flush` may write lines twice.
 
     Thread-safe; signal handlers may write lines too.
 
@@ -55,20 +60,18 @@ class LogWriter:
 
     def forget(self) -> None:
         """Start with an empty buffer and no thread, in a forked process."""
-        # Both re-entrant, since a signal handler may log while its thread logs.
+        # Re-entrant, since a signal handler may log while its thread logs.
         self._lock = threading.RLock()
-        self._sending = threading.RLock()
-        #: Lines that are not written yet. Threads append to the end, in one operation; the thread
-        #: that holds ``_sending`` removes lines from the start.
-        self._buffer = bytearray()
-        #: What :meth:`flush` waits for: whether all lines before the call are written.
-        self._answers: deque[SimpleQueue[bool]] = deque()
-        self._is_flushing = False
-        self._is_stuck = False
-        # Changed with the lock held, and read without it:
+        self._sending = threading.Lock()
+        #: The thread that has ``_sending``.
+        self._sender: int | None = None
+        self._buffer: deque[bytes] = deque()
+        #: Lines that were taken from the buffer and are not written yet.
+        self._taken: list[bytes] = []
+        self._size = 0
         self._dropped = 0
-        #: Whether the next line has to wake or start the thread.
-        self._is_idle = True
+        self._is_stuck = False
+        self._is_idle = False
         self._wake: SimpleQueue[None] | None = None
 
     def write(self, line: bytes) -> None:
@@ -76,73 +79,75 @@ class LogWriter:
 
         After :meth:`close`, it is written at once.
         """
-        buffer = self._buffer
-        if len(buffer) + len(line) > self._most:
-            self._drop()
-            return
-        # Copied: the memory of the line is free for the next line while it is still in the
-        # processor's cache.
-        buffer += line
-        if self._is_idle:
-            self._wake_up()
+        size = len(line)
+        with self._lock:
+            if self._size + size > self._most:
+                self._drop()
+                return
+            self._buffer.append(line)
+            self._size += size
+            if self._wake is None and not self._is_closed:
+                self._start()
+            if self._is_idle and self._wake is not None:
+                # In this order: Dramatiq may raise an error in this thread between the two.
+                self._wake.put(None)
+                self._is_idle = False
+        if self._is_closed:
+            self.flush()
 
     def flush(self) -> bool:
-        """Wait until the lines of the buffer are written.
+        """Write the lines of the buffer before returning.
 
         Returns:
             False if they could not be written: nobody reads them, or their pipe is closed.
         """
-        wake = self._wake
-        if wake is None or self._is_closed:
-            return self._flush_here()
-        # Only the log thread writes. Dramatiq raises errors in the threads of jobs at any moment:
-        # there, one could leave half a record in the pipe, or keep a lock.
-        answer: SimpleQueue[bool] = SimpleQueue()
-        self._answers.append(answer)
-        wake.put(None)
-        TURNS.give()
-        try:
-            # Waits once only, not for each line, while nobody reads.
-            return answer.get(timeout=0 if self._is_stuck else _FLUSH_TIMEOUT)
-        except Empty:
-            self._is_stuck = True
-            return False
+        # Waits once only, not for each line, while nobody reads.
+        return self._flush(0 if self._is_stuck else _FLUSH_TIMEOUT, _SMALL_RECORD_BYTES)
 
     def close(self) -> None:
-        """Write the lines of the buffer, and from now on each line at once, in its thread."""
-        with self._lock:
-            self._is_closed = self._is_idle = True
-        self._flush_here()
+        """Write the lines of the buffer, and from now on each line at once."""
+        self._is_closed = True
+        self.flush()
 
-    def _flush_here(self) -> bool:
-        if not self._sending.acquire(timeout=0 if self._is_stuck else _FLUSH_TIMEOUT):
+    def _flush(self, timeout: float, record_bytes: int) -> bool:
+        if self._sender == threading.get_ident():  # in a signal handler of the thread that writes
+            return False
+        if not self._sending.acquire(timeout=timeout):
             self._is_stuck = True
+            if timeout and self._sender is None:
+                # Dramatiq raised an error in a thread that had just acquired the lock, or was about
+                # to release it.
+                with suppress(RuntimeError):  # released at this moment
+                    self._sending.release()
             return False
         try:
-            if self._is_flushing:  # in a signal handler of the thread that writes
-                return False
-            self._is_flushing = True
-            try:
-                return self._write_records()
-            finally:
-                self._is_flushing = False
+            self._sender = threading.get_ident()
+            return self._write_records(record_bytes)
         finally:
+            self._sender = None
             self._sending.release()
 
-    def _wake_up(self) -> None:
-        with self._lock:
-            if self._is_idle and not self._is_closed:
-                if self._wake is None:
-                    self._start()
-                else:
-                    self._wake.put(None)
-                # Last: if an error is raised in this thread before, the next line wakes it.
-                self._is_idle = self._is_closed
-        if self._is_closed:
-            self._flush_here()
+    def _write_records(self, record_bytes: int) -> bool:
+        while True:
+            record, dropped = self._next_record(record_bytes)
+            if not record and not dropped:
+                return True
+            try:
+                self._send(record + self._dropped_line(dropped) if dropped else record)
+            except Exception:  # its pipe is closed: the process ends
+                is_written = False
+            else:
+                is_written = True
+            # Only now: after an error that Dramatiq raises in this thread, they are written again.
+            self._taken = []
+            if dropped:
+                with self._lock:
+                    self._dropped -= dropped
+            if not is_written:
+                return False
+            self._is_stuck = False
 
     def _start(self) -> None:
-        # Before the start: a signal handler that logs in between would start a second thread.
         self._wake = SimpleQueue()
         thread = threading.Thread(
             target=self._run, args=(self._wake,), name="formrelay-log", daemon=True
@@ -155,72 +160,40 @@ class LogWriter:
             self._wake = None
             raise
 
-    # -- in the log thread ---------------------------------------------------------------
-
     def _run(self, wake: SimpleQueue[None]) -> None:
-        while not self._is_closed:
-            with suppress(Empty):
-                while True:
-                    wake.get_nowait()
-            answers = [self._answers.popleft() for _ in range(len(self._answers))]
-            with self._sending:
-                is_written = self._write_records()
-            for answer in answers:
-                answer.put(is_written)
-            if not self._answers:
-                self._pause(wake)
-
-    def _pause(self, wake: SimpleQueue[None]) -> None:
-        # Woken by a timer, this thread would compete for the interpreter with short jobs.
-        if not TURNS.wait(_PAUSE, lambda: bool(self._answers)):
-            with suppress(Empty):
-                wake.get(timeout=_PAUSE)
-        with self._lock:
-            # Set before the buffer is read: a line that is added meanwhile is seen here, or wakes
-            # this thread.
-            self._is_idle = True
-            has_work = bool(self._buffer or self._dropped or self._answers)
-            self._is_idle = is_idle = self._is_closed or not has_work
-        if is_idle:
-            TURNS.end()
-            wake.get()
-
-    # -- with ``_sending`` ---------------------------------------------------------------
-
-    def _write_records(self) -> bool:
-        buffer = self._buffer
-        while buffer or self._dropped:
-            dropped = self._dropped
-            size = _record_size(buffer)
-            try:
-                # Copied twice: with a memoryview, other threads could not append meanwhile.
-                record = bytes(buffer[:size])
-                self._send(record + self._dropped_line(dropped) if dropped else record)
-                is_written = True
-            except Exception:  # its pipe is closed: the process ends
-                is_written = False
-            del buffer[:size]
+        while True:
+            self._flush(_FLUSH_TIMEOUT, _RECORD_BYTES)
+            # Woken by a timer, this thread would compete for the interpreter with short jobs.
+            if not TURNS.wait(_PAUSE):
+                time.sleep(_PAUSE)
             with self._lock:
-                self._dropped -= dropped
-            if not is_written:
-                return False
-        self._is_stuck = False
-        return True
+                self._is_idle = is_idle = not (self._buffer or self._taken or self._dropped)
+            if is_idle:
+                TURNS.end()
+                wake.get()
+
+    def _next_record(self, record_bytes: int) -> tuple[bytes, int]:
+        """Take lines from the buffer, unless lines are left by a call that an error ended.
+
+        Returns:
+            The lines, and how many lines were dropped.
+        """
+        with self._lock:
+            size = 0
+            if not self._taken:
+                while self._buffer and size < record_bytes:
+                    line = self._buffer[0]
+                    self._taken.append(line)  # before popleft: an error may be raised between
+                    self._buffer.popleft()
+                    size += len(line)
+            # 0 also after an error that was raised in here before.
+            self._size = self._size - size if self._buffer else 0
+            return b"".join(self._taken), self._dropped
 
     def _drop(self) -> None:
         with self._lock:
             self._dropped += 1
         _count_dropped()
-
-
-def _record_size(buffer: bytearray) -> int:
-    """Size of the next record: the whole lines that fit, or the first line if it is longer."""
-    if len(buffer) <= _RECORD_BYTES:
-        return len(buffer)
-    end = buffer.rfind(b"\n", 0, _RECORD_BYTES)
-    if end < 0:
-        end = buffer.find(b"\n", _RECORD_BYTES)
-    return end + 1 or len(buffer)
 
 
 _dropped = 0

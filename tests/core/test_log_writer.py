@@ -8,11 +8,10 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from dramatiq.threading import raise_thread_exception
 
 from formrelay.core.log_handler import LineHandler, only_handler
 from formrelay.core.log_writer import LogWriter, dropped_lines
@@ -78,46 +77,82 @@ def test_lines_without_a_reader_are_dropped_counted_and_reported() -> None:
     writer.write(b"first\n")
     wait_until(reader.called.is_set)
     before = dropped_lines()
-    for _ in range(149):
+    for _ in range(150):
         writer.write(b"123456789\n")
     assert dropped_lines() == before + 50
     # Waits for the reader once, not each time: that would be 200 s.
     assert [writer.flush() for _ in range(100)] == [False] * 100
     reader.reads.set()
     wait_until(lambda: "dropped 50" in reader.lines())
-    assert reader.lines() == ["first", *["123456789"] * 99, "dropped 50"]
+    assert reader.lines() == ["first", *["123456789"] * 100, "dropped 50"]
     writer.write(b"last\n")
     assert writer.flush()
     assert reader.lines()[-1] == "last"
 
 
-def test_an_error_raised_in_the_thread_of_a_job_leaves_every_line_once_and_whole() -> None:
-    class RaisedHere(BaseException):
-        """Like Dramatiq's interrupts, which are raised between any two bytecodes."""
+class RaisedHere(BaseException):
+    """Like Dramatiq's interrupts, which are raised between any two bytecodes."""
 
+
+def interrupt_next_write(writer: LogWriter) -> None:
+    send, raises = writer._send, [RaisedHere()]
+
+    def interrupted(record: bytes) -> None:
+        if raises:
+            raise raises.pop()
+        send(record)
+
+    writer._send = interrupted
+
+
+@contextmanager
+def without_log_thread(writer: LogWriter) -> Iterator[None]:
+    """The log thread is idle, and no line wakes it."""
+    writer.write(b"0\n")
+    assert writer.flush()
+    wait_until(lambda: writer._is_idle)
+    writer._is_idle = False
+    yield
+    writer._is_idle = True
+
+
+def test_lines_are_kept_when_an_error_is_raised_in_the_thread_that_writes_them() -> None:
     reader = Reader()
     writer = make_writer(reader)
-    begun, finished = 0, threading.Event()
+    with without_log_thread(writer):
+        for number in range(1, 4):
+            writer.write(f"{number}\n".encode())
+        interrupt_next_write(writer)
+        with pytest.raises(RaisedHere):
+            writer.flush()
+        assert reader.lines() == ["0"]
+        assert writer.flush()
+    assert reader.lines() == ["0", "1", "2", "3"]
 
-    def job() -> None:
-        nonlocal begun
-        while begun < 3_000:
-            with suppress(RaisedHere):
-                while begun < 3_000:
-                    begun += 1
-                    writer.write(f"{begun}\n".encode())
-                    writer.flush()
-        finished.set()
 
-    thread = threading.Thread(target=job, daemon=True)
-    thread.start()
-    while not finished.wait(0.001):
-        raise_thread_exception(thread.ident, RaisedHere)
+def test_a_lock_that_an_interrupted_thread_kept_is_released() -> None:
+    reader = Reader()
+    writer = make_writer(reader)
+    # As a thread leaves it in which an error is raised right after the call.
+    writer._sending.acquire()
+    writer.write(b"line\n")
+    wait_until(lambda: reader.lines() == ["line"])
+    writer.write(b"error\n")
     assert writer.flush()
-    numbers = [int(line) for line in reader.lines()]
-    # A number is missing only if the error came before write() had its line.
-    assert numbers == sorted(set(numbers))
-    assert len(numbers) > 1_000
+    assert reader.lines() == ["line", "error"]
+
+
+def test_the_line_about_dropped_lines_is_kept_when_an_error_ends_the_write() -> None:
+    reader = Reader()
+    writer = make_writer(reader, buffer_bytes=10)
+    with without_log_thread(writer):
+        writer.write(b"fits\n")
+        writer.write(b"does not fit\n")
+        interrupt_next_write(writer)
+        with pytest.raises(RaisedHere):
+            writer.flush()
+        assert writer.flush()
+    assert reader.lines() == ["0", "fits", "dropped 1"]
 
 
 def test_any_error_of_the_pipe_or_of_the_line_about_dropped_lines_harms_no_later_line() -> None:
@@ -142,19 +177,14 @@ def test_any_error_of_the_pipe_or_of_the_line_about_dropped_lines_harms_no_later
     wait_until(lambda: "later" in reader.lines())
 
 
-def test_a_record_has_whole_lines_however_long_they_are() -> None:
+def test_an_error_raised_in_the_middle_leaves_the_size_of_the_buffer_right() -> None:
     reader = Reader()
     writer = make_writer(reader)
-    reader.reads.clear()
-    writer.write(b"first\n")
-    wait_until(reader.called.is_set)
-    sizes = (9, 65_536, 200_000, 1, 65_535, 7)
-    for size in sizes:
-        writer.write(b"x" * size + b"\n")
-    reader.reads.set()
-    assert writer.flush()
-    assert [len(line) for line in reader.lines()] == [5, *sizes]
-    assert [len(record) for record in reader.records] == [6, 10, 65_537, 200_001, 2, 65_536, 8]
+    with without_log_thread(writer):
+        writer.write(b"line\n")
+        writer._size += 1_000  # lines that were taken, and an error before they were subtracted
+        assert writer.flush()
+        assert writer._size == 0
 
 
 def test_after_close_each_line_is_written_at_once() -> None:
