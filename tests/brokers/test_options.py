@@ -102,7 +102,7 @@ def test_options_as_dramatiq_documents_them_are_accepted(broker: MemoryBroker) -
         broker, time_limit=float("inf"), max_age=0, priority=-5, store_results=True, result_ttl=1000
     )
     actor.send_with_options(
-        time_limit=500.5, max_age=1000, on_success="told", delay=1.5, broker_priority=0
+        time_limit=500.5, max_age=1000, on_success="told", delay=60_000.5, broker_priority=0
     )
     actor.send_with_options(time_limit=None, max_age=None, on_retry_exhausted=None)
     assert broker.counts(actor.queue_name).waiting == 1
