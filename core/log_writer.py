@@ -65,6 +65,7 @@ class LogWriter:
         self._sending = threading.Lock()
         #: The thread that has ``_sending``.
         self._sender: int | None = None
+        self._sends = 0
         self._buffer: deque[bytes] = deque()
         #: Lines that were taken from the buffer and are not written yet.
         self._taken: list[bytes] = []
@@ -114,13 +115,9 @@ class LogWriter:
             return False
         if not self._sending.acquire(timeout=timeout):
             self._is_stuck = True
-            if timeout and self._sender is None:
-                # Dramatiq raised an error in a thread that had just acquired the lock, or was about
-                # to release it.
-                with suppress(RuntimeError):  # released at this moment
-                    self._sending.release()
             return False
         try:
+            self._sends += 1
             self._sender = threading.get_ident()
             return self._write_records(record_bytes)
         finally:
@@ -131,6 +128,7 @@ class LogWriter:
         while True:
             record, dropped = self._next_record(record_bytes)
             if not record and not dropped:
+                self._is_stuck = False
                 return True
             try:
                 self._send(record + self._dropped_line(dropped) if dropped else record)
@@ -162,7 +160,13 @@ class LogWriter:
 
     def _run(self, wake: SimpleQueue[None]) -> None:
         while True:
-            self._flush(_FLUSH_TIMEOUT, _RECORD_BYTES)
+            sends = self._sends
+            is_written = self._flush(_FLUSH_TIMEOUT, _RECORD_BYTES)
+            if not is_written and self._sender is None and self._sends == sends:
+                # Nobody has sent all the time: Dramatiq raised an error in a thread that had just
+                # acquired the lock, or was about to release it.
+                with suppress(RuntimeError):  # released at this moment
+                    self._sending.release()
             # Woken by a timer, this thread would compete for the interpreter with short jobs.
             if not TURNS.wait(_PAUSE):
                 time.sleep(_PAUSE)
