@@ -76,13 +76,8 @@ def record(contender: str, *, queue: str, count: int, threads: int, many: int) -
         raise SystemExit(f"{contender}: expected to be done within 300 s")
     seconds, used = time.perf_counter() - start, time.process_time() - cpu
     _check(client, count)
-    most = max(watch)
-    return {
-        "per_second": count / seconds,
-        "cpu_us": used / count * 1e6,
-        "grew_mb": (most - before) / 1e6,
-        "most_mb": most / 1e6,
-    }
+    grew = (max(watch) - before) / 1e6
+    return {"per_second": count / seconds, "cpu_us": used / count * 1e6, "grew_mb": grew}
 
 
 def unavailable(_contender: str, *, queue: str, count: int, threads: int, seconds: int) -> Any:
