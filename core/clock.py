@@ -42,11 +42,12 @@ def to_millis(seconds: float) -> int:
 
 def iso(seconds: float) -> str:
     """Format unix seconds as ISO 8601 in UTC, with milliseconds: ``2026-01-31T09:30:00.125Z``."""
-    return _of_millis(int(seconds * 1000 // 1))
+    return iso_of_millis(int(seconds * 1000 // 1))
 
 
 @lru_cache(maxsize=64)  # many log lines fall into the same millisecond
-def _of_millis(millis: int) -> str:
+def iso_of_millis(millis: int) -> str:
+    """As :func:`iso`, of unix milliseconds."""
     seconds, rest = divmod(millis, 1000)
     return f"{_second(seconds)}.{rest:03d}Z"
 

@@ -12,6 +12,8 @@ from pythonjsonlogger.orjson import orjson_default
 from .printable import printable_json
 
 _NEWLINE = orjson.OPT_APPEND_NEWLINE
+#: As an integer, which is found four times faster than bytes.
+_DEL = 0x7F
 
 
 def as_json(fields: Mapping[str, Any]) -> bytes:
@@ -21,7 +23,7 @@ def as_json(fields: Mapping[str, Any]) -> bytes:
     except TypeError:
         line = _as_json_slowly(fields)
     # JSON escapes only C0 control characters, and people read logs on terminals.
-    if line.isascii() and b"\x7f" not in line:
+    if line.isascii() and _DEL not in line:
         return line
     return printable_json(line.decode()).encode()
 
@@ -31,8 +33,3 @@ def _as_json_slowly(fields: Mapping[str, Any]) -> bytes:
         return orjson.dumps(fields, orjson_default, _NEWLINE | orjson.OPT_NON_STR_KEYS)
     except TypeError:  # a lone surrogate, or an integer of more than 64 bits
         return f"{json.dumps(fields, default=str)}\n".encode()
-
-
-def is_plain(text: str) -> bool:
-    """Whether a text needs no encoding: printable ASCII without quotes and backslashes."""
-    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text

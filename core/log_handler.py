@@ -66,12 +66,13 @@ def only_handler(logger: logging.Logger) -> LineHandler | None:
     """Return the :class:`LineHandler` if records of ``logger`` reach it and no other handler."""
     if logger.filters:
         return None
-    found: LineHandler | None = None
+    found: logging.Handler | None = None
     each: logging.Logger | None = logger
     while each is not None:
-        for handler in each.handlers:
-            if found is not None or not isinstance(handler, LineHandler) or handler.filters:
+        handlers = each.handlers
+        if handlers:
+            if found is not None or len(handlers) > 1:
                 return None
-            found = handler
+            found = handlers[0]
         each = each.parent if each.propagate else None
-    return found
+    return found if isinstance(found, LineHandler) and not found.filters else None

@@ -10,9 +10,9 @@ from typing import Any
 import dramatiq
 from dramatiq.middleware import Middleware
 
-from ..core.clock import iso
+from ..core.clock import iso_of_millis
 from ..core.failure import Failure, Reason, worker_name
-from ..core.json_lines import as_json, is_plain
+from ..core.json_lines import as_json
 from ..core.log_fields import (
     DURATION,
     ERROR_CAUSES,
@@ -114,9 +114,7 @@ def _log(message: dramatiq.MessageProxy) -> None:
         record = logging.LogRecord(logger.name, level, "", 0, "attempt", None, None)
         record.__dict__.update(_fields(message) | _verdict(outcome))
         logger.handle(record)
-        return
-    line = _done_line(message) if outcome is DONE and handler.encode is as_json else None
-    if line is not None:
+    elif outcome is DONE and handler.encode is as_json and (line := _done_line(message)):
         handler.writer.write(line)
     else:
         fields = _fields(message) | _verdict(outcome)
@@ -124,47 +122,54 @@ def _log(message: dramatiq.MessageProxy) -> None:
 
 
 def _done_line(message: Delivery) -> bytes | None:
-    """Format the line of a single message that is done: encoding its fields takes twice as long.
+    """Make the line of a single message that is done, in fewer steps than other lines take.
 
     Returns:
-        None for a batch, a message with further fields, or ids that need encoding.
+        None for a batch and a message with further fields.
     """
     if message.fields is not None or isinstance(message, Batch):
         return None
-    id = ids = message.message_id
-    trace, optional = message.trace, ""
+    now = time.monotonic()
+    fields: dict[str, Any] = {
+        JOB_ID: message.message_id,
+        "attempt": message.attempt,
+        DURATION: _milliseconds(now - (message.started or now)),
+    }
     may_have_trace = bool(message.options or message.args)
     metadata = message.kwargs.get("metadata")
     if isinstance(metadata, dict):
-        may_have_trace |= TRACEPARENT in metadata
-        for name in FORM_IDS:
-            if isinstance(value := metadata.get(name), str):
-                optional += f',"{name}":"{value}"'
-                ids += value
+        if isinstance(form := metadata.get(FORM_ID), str):
+            fields[FORM_ID] = form
+        if isinstance(submission := metadata.get(SUBMISSION_ID), str):
+            fields[SUBMISSION_ID] = submission
+        may_have_trace = may_have_trace or TRACEPARENT in metadata
+    trace = message.trace
     if trace is None and may_have_trace:
         trace = trace_of(message.message)
     if trace is not None:
-        optional += f',"{TRACEPARENT}":"{trace.traceparent}"'
-    if not is_plain(ids):
-        return None
-    took = time.monotonic() - message.started if message.started else 0.0
-    head = _head(current_pid(), message.actor_name, message.queue_name)
-    return (
-        f'{{"{TIME}":"{iso(time.time())}",{head}{id}","attempt":{message.attempt},'
-        f'"{DURATION}":{took * 1000:.1f}{optional},"outcome":"done"}}\n'
-    ).encode()
+        fields[TRACEPARENT] = trace.traceparent
+    fields["outcome"] = "done"
+    millis = time.time_ns() // 1_000_000
+    start = _line_start(current_pid(), message.actor_name, message.queue_name, millis)
+    return start + as_json(fields)[1:]
+
+
+@lru_cache(maxsize=64)  # many lines fall into the same millisecond
+def _line_start(pid: int, actor: str, queue: str, millis: int) -> bytes:
+    """The fields before the id, and a comma, without the brace that closes the line."""
+    return f'{{"{TIME}":"{iso_of_millis(millis)}",{_common_fields(pid, actor, queue)},'.encode()
 
 
 @lru_cache(maxsize=1024)
-def _head(_pid: int, actor: str, queue: str) -> str:
-    """The fields that all lines of an actor share in a process, and the opening quote of the id.
+def _common_fields(_pid: int, actor: str, queue: str) -> str:
+    """The fields that all lines of an actor share in a process, without braces.
 
     Args:
         _pid: a forked process has another name as a worker.
     """
     fields = {LEVEL: logging.getLevelName(logging.INFO), WORKER: worker_name(), LOGGER: logger.name}
-    fields |= {MESSAGE: "attempt", "actor": actor, "queue": queue, JOB_ID: ""}
-    return as_json(fields).removeprefix(b"{").removesuffix(b'"}\n').decode()
+    fields |= {MESSAGE: "attempt", "actor": actor, "queue": queue}
+    return as_json(fields).removeprefix(b"{").removesuffix(b"}\n").decode()
 
 
 def worst_outcome(message: Delivery) -> Outcome | None:
