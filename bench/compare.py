@@ -7,7 +7,8 @@
 
 Starts its own servers and uses the virtual environment of scripts/test. Prints medians, their
 spread, and the median over the rounds of the ratio. The contenders of a round run one after
-another, so a slow phase of a shared machine tends to affect all of them.
+another, or take turns in one process, so a slow phase of a shared machine tends to affect all of
+them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from comparisons import Comparison, Contender, comparisons  # noqa: E402
 from page import record  # noqa: E402
 from picture import number  # noqa: E402
 from rich.console import Console  # noqa: E402
-from rich.progress import Progress  # noqa: E402
+from rich.progress import Progress, TaskID  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer  # noqa: E402
@@ -62,6 +63,8 @@ def empty_redis() -> None:
 def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[str, Any]]:
     """Run all rounds of one comparison; every second round runs the contenders in reverse."""
     task = progress.add_task(comparison.name, total=rounds * len(comparison.contenders))
+    if comparison.is_joint:
+        return _rows(comparison, _joint_rounds(comparison, rounds, progress, task))
     results: list[list[dict[str, Any]]] = [[] for _ in comparison.contenders]
     order = list(zip(comparison.contenders, results, strict=True))
     for number_of_round in range(rounds):
@@ -69,6 +72,22 @@ def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[st
             empty_redis()
             result.append(measure(contender, comparison.measure))
             progress.advance(task)
+    return _rows(comparison, results)
+
+
+def _joint_rounds(
+    comparison: Comparison, rounds: int, progress: Progress, task: TaskID
+) -> list[list[dict[str, Any]]]:
+    """Results of all rounds, a list for each contender."""
+    found = []
+    for _ in range(rounds):
+        empty_redis()
+        found.append(measure(comparison.contenders[0], comparison.measure))
+        progress.advance(task, len(comparison.contenders))
+    return [[each[contender.title] for each in found] for contender in comparison.contenders]
+
+
+def _rows(comparison: Comparison, results: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     ours = [round[comparison.figure] for round in results[0]]
     rows = []
     for contender, result in zip(comparison.contenders, results, strict=True):

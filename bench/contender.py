@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from emails import emails
 from events import record, unavailable
-from started import idle, started
+from started import idle, log_lines, started
 from started_sinks import delivered, recorded
 from submissions import autosave, submit
 from webhooks import deliver, latency, load
@@ -244,6 +244,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "latency": latency,
     "load": load,
     "started": started,
+    "log_lines": log_lines,
     "idle": idle,
     "delivered": delivered,
     "recorded": recorded,

@@ -54,6 +54,29 @@ def started(
         return {"per_second": site.rate()}
 
 
+def log_lines(contender: str, *, queue: str, count: int) -> Any:
+    """Jobs per second of one worker with log lines and without, which takes turns every 0.25 s.
+
+    Two runs on a shared machine often differ by more than the lines cost.
+    """
+    with ExitStack() as stack:
+        site = Site(contender, queue, count, stack)
+        turns = site.folder / "turns"
+        os.environ["BENCH_TURNS"] = str(turns)
+        site.start()
+        site.wait(int(count * _FROM))
+        first = len(turns.read_text().splitlines())
+        site.wait(int(count * _TO))
+        measured = [json.loads(line) for line in turns.read_text().splitlines()[first:]]
+    pairs = len(measured) // 2 * 2  # as many with lines as without
+    rates = {}
+    for title, with_lines in (("with log lines", True), ("without", False)):
+        mine = [turn for turn in measured[:pairs] if turn["with_lines"] is with_lines]
+        seconds = sum(turn["seconds"] for turn in mine)
+        rates[title] = {"per_second": sum(turn["jobs"] for turn in mine) / seconds}
+    return rates
+
+
 def idle(contender: str, *, queue: str, all_queues: bool = False) -> Any:
     """Seconds from the start of a worker to its first job; then what it costs without jobs.
 
@@ -136,6 +159,7 @@ class Site:
             BENCH_DONE=str(self.done),
             BENCH_QUEUE=queue,
             BENCH_CONCURRENCY=str(concurrency),
+            BENCH_TURNS="",
         )
 
     def ran(self) -> int:

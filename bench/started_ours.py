@@ -6,7 +6,10 @@ Run as a program, sends the jobs.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,9 @@ if __name__ == "__main__":
 
     dramatiq.set_broker(get_broker())
 
+#: Seconds of a turn with log lines or without, and before it, while the last lines are written.
+_TURN_SECONDS, _SETTLE_SECONDS = 0.25, 0.05
+
 _done = os.open(os.environ["BENCH_DONE"], os.O_WRONLY | os.O_APPEND)
 
 
@@ -25,6 +31,27 @@ _done = os.open(os.environ["BENCH_DONE"], os.O_WRONLY | os.O_APPEND)
 def job(**_: Any) -> None:
     """Add one byte to the file whose size is the number of jobs that have run."""
     os.write(_done, b".")
+
+
+def _take_turns(path: str) -> None:
+    """Switch the log lines of attempts on and off, and write how many jobs ran in each turn."""
+    lines = logging.getLogger("formrelay.workers.attempts")
+    with_lines = True
+    with open(path, "a", buffering=1) as turns:
+        while True:
+            lines.setLevel(logging.NOTSET if with_lines else logging.WARNING)
+            time.sleep(_SETTLE_SECONDS)
+            jobs, start = os.fstat(_done).st_size, time.perf_counter()
+            time.sleep(_TURN_SECONDS)
+            jobs, seconds = os.fstat(_done).st_size - jobs, time.perf_counter() - start
+            print(
+                json.dumps({"with_lines": with_lines, "jobs": jobs, "seconds": seconds}), file=turns
+            )
+            with_lines = not with_lines
+
+
+if os.environ["BENCH_TURNS"] and __name__ != "__main__":
+    threading.Thread(target=_take_turns, args=(os.environ["BENCH_TURNS"],), daemon=True).start()
 
 
 def _messages() -> Iterator[Any]:
