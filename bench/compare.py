@@ -1,4 +1,4 @@
-"""Compare formrelay with stock Dramatiq: alternating runs on the same servers.
+"""Compare formrelay with stock Dramatiq, BullMQ and Celery: alternating runs on the same servers.
 
     scripts/bench                    run every comparison, 6 rounds
     scripts/bench drain- pickup-     run the comparisons whose names begin with drain- or pickup-
@@ -180,6 +180,7 @@ def main() -> None:
         os.environ["FORMRELAY_TEST_CLICKHOUSE_HTTP_URL"] = clickhouse_server.http_url
         os.environ["FORMRELAY_TEST_REDIS_URL"] = redis_server.url
         os.environ["FORMRELAY_TEST_RABBITMQ_URL"] = rabbit_server.url
+        os.environ["FORMRELAY_TEST_RABBITMQ_PID"] = str(rabbit_server.pid)
         rabbit_server.ctl("add_vhost", "quorum")
         rabbit_server.ctl("set_permissions", "-p", "quorum", "guest", ".*", ".*", ".*")
         for comparison in chosen:

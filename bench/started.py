@@ -102,9 +102,9 @@ def idle(contender: str, *, queue: str, all_queues: bool = False) -> Any:
         site.wait(1)
         first_job = time.perf_counter() - begin
         time.sleep(_SETTLE_SECONDS)
-        requests, cpu = _redis_reads(), _cpu_seconds(worker.pid)
+        requests, cpu = _redis_reads(), cpu_seconds(worker.pid)
         time.sleep(_IDLE_SECONDS)
-        cpu, requests = _cpu_seconds(worker.pid) - cpu, _redis_reads() - requests - 1
+        cpu, requests = cpu_seconds(worker.pid) - cpu, _redis_reads() - requests - 1
         sizes = [_megabytes(pid) for pid in _processes(worker.pid)]
         return {
             "first_job_s": first_job,
@@ -260,7 +260,8 @@ def _processes(pid: int) -> list[int]:
     return found
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and all its descendants."""
     ticks = 0
     for each in _processes(pid):
         fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
