@@ -47,17 +47,20 @@ FORM_ID, SUBMISSION_ID = FORM_IDS = ("formId", "submissionId")
 _MAX_IDS = 20
 
 
-class _DropFailureLine(logging.Filter):
-    """Drops the line of Dramatiq's worker about a failed message of a formrelay broker.
+class _DropLines(logging.Filter):
+    """Drops lines of Dramatiq's worker about a failed or deferred message of a formrelay broker.
 
-    It contains the exception's text, which may quote a payload value. The line of
-    :class:`Attempts` has more fields and no such text.
+    The line of :class:`Attempts` has more fields. Dramatiq's line of a failure contains the
+    exception's text, which may quote a payload value; that of a deferral is a warning.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        is_of_attempt = str(record.msg).startswith("Failed to process message")
         about = record.args[0] if isinstance(record.args, tuple) and record.args else None
-        return not (is_of_attempt and isinstance(about, Delivery))
+        if not isinstance(about, Delivery):
+            return True
+        text = str(record.msg)
+        is_deferral = text.endswith("was skipped.") and isinstance(about.outcome, Defer)
+        return not (is_deferral or text.startswith("Failed to process message"))
 
 
 def _has_no_arguments(record: logging.LogRecord) -> bool:
@@ -74,8 +77,8 @@ class Attempts(Middleware):
 
     def __init__(self) -> None:
         worker = logging.getLogger(WORKER_LOGGER)
-        if not any(isinstance(each, _DropFailureLine) for each in worker.filters):
-            worker.addFilter(_DropFailureLine())
+        if not any(isinstance(each, _DropLines) for each in worker.filters):
+            worker.addFilter(_DropLines())
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         join_sentry(broker, logger.name)

@@ -10,8 +10,10 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq import Message
+from dramatiq.middleware import SkipMessage
 
 from formrelay.core.errors import InvalidJob, NotNow, PartsFailed, SinkPermanent, SinkTransient
+from formrelay.core.outcomes import Defer
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.middleware.delivery import Batch, Delivery
 from tests.middleware.lines import Lines
@@ -125,6 +127,29 @@ def test_a_deferral_logs_its_reason_and_wait(harness: Harness, lines: Lines) -> 
     assert first["errorMessage"] == "the endpoint is busy"
     assert (second["outcome"], second["attempt"]) == ("done", 1)
     assert SECRET not in lines.text
+
+
+def test_dramatiq_warns_of_skipped_messages_but_not_of_deferred_messages(
+    harness: Harness, lines: Lines
+) -> None:
+    class Skips(dramatiq.Middleware):
+        left = 1
+
+        def before_process_message(self, broker: Any, message: Any) -> None:
+            if message.args[0] == "defer" and self.left:
+                self.left = 0
+                message.outcome = Defer(timedelta(milliseconds=10), "busy")
+                raise SkipMessage
+            if message.args[0] == "skip":
+                raise SkipMessage
+
+    harness.broker.add_middleware(Skips())
+    actor = harness.actor(raiser(None), actor_name="act")
+    ids = {how: actor.send(how).message_id for how in ("skip", "defer")}
+    work_off(harness)
+    assert sorted(line["outcome"] for line in lines.attempts()) == ["defer", "done", "done"]
+    assert f"Message act({ids['skip']}) was skipped." in lines.text
+    assert f"Message act({ids['defer']}) was skipped." not in lines.text
 
 
 def test_the_line_of_a_dead_letter_has_the_reason_and_our_message(
