@@ -39,6 +39,7 @@ from .contract import BrokerContract
 from .errors import BrokerUnavailable
 from .event_loop import AsyncFunction, EventLoopThread, coroutine_function
 from .follow_ups import may_send
+from .loop_lag import LoopLag
 from .loop_turns import LoopTurns
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class AsyncRunner:
         self._is_woken = self._is_stopping = False
         self._queues: dict[str, AttemptQueue] = {}
         self._running: set[AsyncAttempt] = set()
-        self._turns = LoopTurns()
+        self._turns, self._lag = LoopTurns(), LoopLag()
         self._is_sweeping = False
         #: The thread for steps that may wait for the broker. Only one, because several threads
         #: would compete for the GIL.
@@ -175,15 +176,21 @@ class AsyncRunner:
         loop = asyncio.get_running_loop()
         while attempt := queue.take(is_stopping=self._broker.is_stopping):
             self._running.add(attempt)
+            self._lag.actors.add(attempt.delivery.actor_name)
             run = self._run(attempt, queue)
             attempt.task = loop.create_task(run, context=attempt.context)
             if not self._is_sweeping:
-                self._is_sweeping = True
-                loop.call_later(_SWEEP_SECONDS, self._sweep)
+                self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        self._is_sweeping = True
+        self._lag.expect(_SWEEP_SECONDS, [each.delivery.actor_name for each in self._running])
+        asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
         """Cancel attempts that must end, recount the long attempts, and start more attempts."""
         now = monotonic()
+        self._lag.check()
         for attempt in self._running:
             if attempt.is_waiting and attempt.interrupt is None:
                 try:
@@ -197,9 +204,9 @@ class AsyncRunner:
                 self._interrupt_thread(attempt)
         for queue in list(self._queues.values()):
             queue.age()
-        self._is_sweeping = bool(self._running)
-        if self._is_sweeping:
-            asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
+        self._is_sweeping = False
+        if self._running:
+            self._sweep_later()
         self._begin()
 
     def _interrupt(self, attempt: AsyncAttempt, now: float) -> type[BaseException] | None:

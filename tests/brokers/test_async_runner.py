@@ -1,6 +1,6 @@
-"""AsyncRunner with outcomes that the broker refuses, and with messages that are requeued.
+"""AsyncRunner with outcomes that the broker refuses, requeued messages and a blocked event loop.
 
-Uses a fake consumer, since no real broker refuses a single outcome.
+Uses a fake consumer for refused outcomes, since no real broker refuses a single one.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import gc
 import logging
 import sys
 import threading
+import time
 import weakref
 from typing import Any
 
 import dramatiq
+import pytest
 from dramatiq import Message
 from dramatiq.middleware import CurrentMessage
 
+from formrelay.brokers import loop_lag
 from formrelay.brokers.consumer import RelayConsumer
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
@@ -172,3 +175,47 @@ def test_a_failed_attempt_leaves_no_garbage() -> None:
         gc.enable()
         logging.disable(logging.NOTSET)
         harness.stop()
+
+
+def test_a_blocked_event_loop_is_reported_with_its_actors(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_lag, "_BLOCKED_SECONDS", 0.3)
+    harness = Harness(MemoryBroker(), "default")
+    has_begun = threading.Event()
+
+    async def wait() -> None:
+        has_begun.set()
+        await asyncio.sleep(60)
+
+    async def block() -> None:
+        time.sleep(1)
+
+    harness.actor(wait, in_flight=2, time_limit=300, max_retries=0).send()
+    blocker = harness.actor(block, in_flight=2)
+    harness.start()
+    assert has_begun.wait(30)
+    blocker.send()
+    try:
+        (letter,) = wait_until(harness.dead)
+        assert letter.failure.error.endswith("TimeLimitExceeded")
+        line = wait_until(lambda: next(iter(blocked_lines(caplog)), None))
+        assert line.levelname == "WARNING"
+        assert line.__dict__["seconds"] >= 0.3
+        assert line.__dict__["actors"] == ["block", "wait"]
+    finally:
+        harness.stop()
+
+
+def test_an_event_loop_that_runs_in_time_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    lag = loop_lag.LoopLag()
+    lag.expect(60, ["work"])
+    lag.check()
+    assert not blocked_lines(caplog)
+    lag.expect(-1.5, ["work"])
+    lag.check()
+    assert [line.__dict__["seconds"] for line in blocked_lines(caplog)] == [1.5]
+
+
+def blocked_lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [each for each in caplog.records if each.msg.startswith("the event loop was blocked")]
