@@ -27,8 +27,8 @@ MAX_SHARED_BYTES = 16_384
 #: Maximum number of messages in a write.
 _MAX_CALLS = 100
 #: Maximum number of writes to a queue at the same time. With one, half of the threads would wait
-#: while the messages of the other half are on their way; with many, each message costs a write, and
-#: RabbitMQ more time: on two cores, 16 threads send a third more messages with 4 than with 8.
+#: while the messages of the other half are on their way. With many, each message costs a write and
+#: more CPU time of RabbitMQ: on two cores, 16 threads send a third more with 4 than with 8.
 _MAX_WRITES = 4
 #: Seconds between two looks of a waiting thread, should nobody wake it.
 _LOOK_SECONDS = 0.05
@@ -49,14 +49,16 @@ class _Waiter:
         leader: the thread that sends the call; None while it waits for the next write.
         is_told: whether the leader has set ``error``.
         error: why the call was not sent, or may not have been.
+        since: monotonic seconds at which it began to wait.
         is_over: whether the thread has left; a leader that is over sends nothing any more.
     """
 
-    __slots__ = ("call", "error", "is_over", "is_told", "leader", "wake")
+    __slots__ = ("call", "error", "is_over", "is_told", "leader", "since", "wake")
 
     def __init__(self, call: PublishCall) -> None:
         self.call = call
         self.wake: SimpleQueue[None] = SimpleQueue()
+        self.since = time.monotonic()
         self.leader: _Waiter | None = None
         self.is_told = self.is_over = False
         self.error: Exception | None = None
@@ -117,7 +119,7 @@ class GroupCommit:
 
     def _wait(self, me: _Waiter, write: Callable[..., None]) -> None:
         """Lead, or wait until another thread has sent the call."""
-        until = time.monotonic() + _WAIT_SECONDS
+        until = me.since + _WAIT_SECONDS
         while True:
             with self._lock:
                 if me.is_told:
@@ -144,11 +146,17 @@ class GroupCommit:
         self._lead(me, write)
 
     def _lead(self, me: _Waiter, write: Callable[..., None]) -> None:
-        group = self._take(me)
+        group, began = self._take(me), time.monotonic()
         try:
             write(*[each.call for each in group])
         except (NoAnswer, PublishersBlocked) as problem:
-            # Sending each message alone would take another time-out.
+            # Sending each message alone would take another time-out. So would the messages of
+            # threads that have waited for most of this one, while no write has ended.
+            middle = (began + time.monotonic()) / 2
+            with self._lock:
+                group += [each for each in self._untaken() if each.since < middle]
+                for each in group:
+                    each.leader = me
             self._tell(group, problem)
         except Exception as problem:
             self._tell(group, problem if len(group) == 1 else SharedFailure())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
-from types import CodeType, FrameType
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 
 import dramatiq
@@ -166,6 +166,27 @@ def test_all_calls_of_a_write_that_is_not_answered_fail_with_it(
             each.result(SECONDS)
     sends.goes_on.release()
     commit.send(a_call(), sends)  # the next call tries again
+
+
+def test_calls_that_waited_for_most_of_a_time_out_fail_with_it(
+    commit: GroupCommit, sends: Sends, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise their own writes would take a second one."""
+    now = 0.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    first, others = begin(commit, sends, threads, 3)
+    now = 9.0
+    late = threads.submit(commit.send, a_call(), sends)
+    wait_until(lambda: len(commit._untaken()) == 4)
+    now = 10.0
+    sends.errors = [NoAnswer("no answer")]
+    sends.goes_on.release()
+    for each in (first, *others):
+        with pytest.raises(NoAnswer, match="no answer"):
+            each.result(SECONDS)
+    sends.goes_on.release()
+    late.result(SECONDS)
+    assert sends.sizes == [1, 1]
 
 
 def test_an_interrupt_of_the_thread_that_writes_fails_no_other_thread(
