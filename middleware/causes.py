@@ -31,9 +31,9 @@ class _Batch:
 
 
 #: The job of an attempt: its id (None for a batch of several messages), the options of its
-#: message, the disclosure of its exceptions, and the batch. Not its payload, which a task that the
-#: actor leaves behind would keep in memory. A plain tuple, since one is made for each job.
-_Job: TypeAlias = tuple[str | None, dict[str, Any], Disclosure, _Batch | None]
+#: message, the disclosure of its exceptions, the batch, and the actor. Not its payload, which a
+#: task that the actor leaves behind would keep in memory. A plain tuple, since each job needs one.
+_Job: TypeAlias = tuple[str | None, dict[str, Any], Disclosure, _Batch | None, str]
 _running: ContextVar[_Job | None] = ContextVar("formrelay_running_job", default=None)
 
 
@@ -44,11 +44,11 @@ def enter_job(delivery: Delivery, disclosure: Disclosure) -> None:
     """
     if isinstance(delivery, Batch):
         if len(delivery.parts) != 1:
-            _running.set((None, {}, disclosure, _Batch(delivery)))
+            _running.set((None, {}, disclosure, _Batch(delivery), delivery.actor_name))
             current_trace.set(None)
             return
         delivery = delivery.parts[0]
-    _running.set((delivery.message_id, delivery.options, disclosure, None))
+    _running.set((delivery.message_id, delivery.options, disclosure, None, delivery.actor_name))
     current_trace.set(trace_of(delivery.message))
 
 
@@ -62,7 +62,7 @@ def cause_of(message: dramatiq.Message[Any]) -> str | None:
     running = _running.get()
     if running is None:
         return None
-    id, options, _, _ = running
+    id, options, *_ = running
     given = message.options.get(CAUSED_BY)
     return id if given is None or given == options.get(CAUSED_BY) else None
 
@@ -95,3 +95,12 @@ def disclosure_here() -> Disclosure | None:
     """The disclosure of the attempt that runs here; None outside of attempts."""
     running = _running.get()
     return None if running is None else running[2]
+
+
+def job_here() -> tuple[str, str | None] | None:
+    """The actor and the id of the job that runs here; None outside of attempts.
+
+    The id is None in a batch of several messages.
+    """
+    running = _running.get()
+    return None if running is None else (running[4], running[0])

@@ -17,8 +17,8 @@ from ..core.clock import iso
 from ..core.disclosure import DEFAULT, Detail, Disclosure
 from ..core.failure import frames, worker_name
 from ..core.json_lines import as_json
-from ..core.log_fields import LEVEL, LOGGER, MESSAGE, TIME, WORKER, public_name
-from ..middleware.causes import disclosure_here
+from ..core.log_fields import JOB_ID, LEVEL, LOGGER, MESSAGE, TIME, WORKER, public_name
+from ..middleware.causes import disclosure_here, job_here
 from .log_text import as_text
 
 #: Minimum levels of libraries that log about connections only. pika logs a dozen errors with
@@ -57,6 +57,9 @@ class LineFormatter(OrjsonFormatter):
         log_data[WORKER] = worker_name()
         log_data[LOGGER] = record.name
         log_data[MESSAGE] = _without_repr(record)
+        if (job := job_here()) is not None:
+            log_data["actor"], id = job
+            log_data |= {} if id is None else {JOB_ID: id}
         skipped = self._skip_fields
         extra = {name: value for name, value in record.__dict__.items() if name not in skipped}
         if record.name.startswith("formrelay"):  # the names of others are theirs
@@ -116,11 +119,11 @@ def setup_logging(settings: LoggingSettings) -> None:
 
 
 def encoder(settings: LoggingSettings) -> Encode:
-    """The format of lines: JSON, or text if people read them on a terminal."""
+    """The format of lines: JSON, or text if people read them on a terminal, there with colours."""
     is_text = settings.format == "text" or (settings.format == "auto" and _is_terminal())
     if not is_text:
         return as_json
-    return partial(as_text, color=not settings.no_color)
+    return partial(as_text, color=not settings.no_color and _is_terminal())
 
 
 def _is_terminal() -> bool:
