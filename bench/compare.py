@@ -19,6 +19,8 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,7 +32,7 @@ from comparisons import Comparison, Contender, comparisons  # noqa: E402
 from page import record  # noqa: E402
 from picture import number  # noqa: E402
 from rich.console import Console  # noqa: E402
-from rich.progress import Progress, TaskID  # noqa: E402
+from rich.progress import Progress  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer  # noqa: E402
@@ -61,33 +63,49 @@ def empty_redis() -> None:
 
 
 def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[str, Any]]:
-    """Run all rounds of one comparison; every second round runs the contenders in reverse."""
+    """Run all rounds of one comparison."""
     task = progress.add_task(comparison.name, total=rounds * len(comparison.contenders))
-    if comparison.is_joint:
-        return _rows(comparison, _joint_rounds(comparison, rounds, progress, task))
+    advance = partial(progress.advance, task)
+    run_rounds = _joint_rounds if comparison.is_joint else _alternating_rounds
+    return _rows(comparison, run_rounds(comparison, rounds, advance))
+
+
+def _alternating_rounds(
+    comparison: Comparison, rounds: int, advance: Callable[[int], None]
+) -> list[list[dict[str, Any]]]:
+    """Measure each contender once a round, in reverse order in every second round.
+
+    Returns:
+        The results of each contender.
+    """
     results: list[list[dict[str, Any]]] = [[] for _ in comparison.contenders]
     order = list(zip(comparison.contenders, results, strict=True))
     for number_of_round in range(rounds):
         for contender, result in order if number_of_round % 2 == 0 else reversed(order):
             empty_redis()
             result.append(measure(contender, comparison.measure))
-            progress.advance(task)
-    return _rows(comparison, results)
+            advance(1)
+    return results
 
 
 def _joint_rounds(
-    comparison: Comparison, rounds: int, progress: Progress, task: TaskID
+    comparison: Comparison, rounds: int, advance: Callable[[int], None]
 ) -> list[list[dict[str, Any]]]:
-    """Results of all rounds, a list for each contender."""
+    """Measure all contenders in one run a round.
+
+    Returns:
+        The results of each contender.
+    """
     found = []
     for _ in range(rounds):
         empty_redis()
         found.append(measure(comparison.contenders[0], comparison.measure))
-        progress.advance(task, len(comparison.contenders))
+        advance(len(comparison.contenders))
     return [[each[contender.title] for each in found] for contender in comparison.contenders]
 
 
 def _rows(comparison: Comparison, results: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Summarize the results, a row for each contender."""
     ours = [round[comparison.figure] for round in results[0]]
     rows = []
     for contender, result in zip(comparison.contenders, results, strict=True):

@@ -161,7 +161,11 @@ def enqueue(contender: str, *, queue: str, count: int) -> Any:
 
 
 def send(contender: str, *, queue: str, count: int, threads: int) -> Any:
-    """Messages per second that threads send, each waiting until its message is stored."""
+    """Messages per second that threads send, each waiting until its message is stored.
+
+    Returns:
+        Also the CPU time per message of this process and of RabbitMQ, in µs.
+    """
     run = Run(contender, queue)
     run.fill(1)
     server = int(os.environ["FORMRELAY_TEST_RABBITMQ_PID"])

@@ -55,26 +55,33 @@ def started(
 
 
 def log_lines(contender: str, *, queue: str, count: int) -> Any:
-    """Jobs per second of one worker with log lines and without, which takes turns every 0.25 s.
+    """Switch the log lines of one worker on and off in turns.
 
-    Two runs on a shared machine often differ by more than the lines cost.
+    Two runs on a shared machine may differ by more than the lines cost.
+
+    Returns:
+        Jobs per second with log lines and without, by the title of the contender.
     """
     with ExitStack() as stack:
         site = Site(contender, queue, count, stack)
-        turns = site.folder / "turns"
-        os.environ["BENCH_TURNS"] = str(turns)
+        file = site.folder / "turns"
+        os.environ["BENCH_TURNS"] = str(file)
         site.start()
         site.wait(int(count * _FROM))
-        first = len(turns.read_text().splitlines())
+        begun = len(file.read_text().splitlines())
         site.wait(int(count * _TO))
-        measured = [json.loads(line) for line in turns.read_text().splitlines()[first:]]
-    pairs = len(measured) // 2 * 2  # as many with lines as without
-    rates = {}
-    for title, with_lines in (("with log lines", True), ("without", False)):
-        mine = [turn for turn in measured[:pairs] if turn["with_lines"] is with_lines]
-        seconds = sum(turn["seconds"] for turn in mine)
-        rates[title] = {"per_second": sum(turn["jobs"] for turn in mine) / seconds}
-    return rates
+        turns = [json.loads(line) for line in file.read_text().splitlines()]
+    turns = turns[-(-begun // 4) * 4 : len(turns) // 4 * 4]  # whole groups, see started_ours
+    if not turns:
+        raise SystemExit(f"expected jobs for four turns or more, {count} took less: send more jobs")
+    return {
+        "with log lines": {"per_second": _rate([turn for turn in turns if turn["with_lines"]])},
+        "without": {"per_second": _rate([turn for turn in turns if not turn["with_lines"]])},
+    }
+
+
+def _rate(turns: list[dict[str, Any]]) -> float:
+    return sum(turn["jobs"] for turn in turns) / sum(turn["seconds"] for turn in turns)
 
 
 def idle(contender: str, *, queue: str, all_queues: bool = False) -> Any:

@@ -38,7 +38,8 @@ class Comparison:
         measure: a key of ``MEASURES`` in bench/contender.py.
         contenders: formrelay first.
         figure: the key of the result that is compared.
-        is_joint: whether one run measures all contenders, and returns a result for each.
+        is_joint: whether one run, with the options of the first contender, measures all
+            contenders; it returns a result by title.
     """
 
     name: str

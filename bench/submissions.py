@@ -9,7 +9,6 @@ is a third slower and leaves one core free. Its database is SQLite with a write-
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -25,6 +24,7 @@ from typing import Any
 
 from dramatiq.middleware import Middleware
 from ours import configure
+from started import cpu_seconds
 
 from tests.support.servers.django_site import DjangoSite
 
@@ -50,8 +50,7 @@ class Site(DjangoSite):
 
     def cpu_seconds(self) -> float:
         """CPU seconds of all its processes."""
-        ticks = sum(sum(_stat(pid)[11:13]) for pid in [self.pid, *_children(self.pid)])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.pid)
 
     def saved(self) -> int:
         """Number of submissions in its database."""
@@ -214,13 +213,3 @@ class _Done(Middleware):
         for _ in getattr(message, "parts", (1,)) if exception is None else ():
             if next(self._done) == self._expected:
                 self.finished.set()
-
-
-def _children(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _stat(pid: int) -> list[int]:
-    """Fields of ``/proc/PID/stat`` from the third on; the state, a letter, is 0."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return [0, *map(int, fields[1:])]
