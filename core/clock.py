@@ -47,7 +47,7 @@ def iso(seconds: float) -> str:
 
 @lru_cache(maxsize=64)  # many log lines fall into the same millisecond
 def iso_of_millis(millis: int) -> str:
-    """As :func:`iso`, of unix milliseconds."""
+    """Format unix milliseconds like :func:`iso`."""
     seconds, rest = divmod(millis, 1000)
     return f"{_second(seconds)}.{rest:03d}Z"
 

@@ -12,7 +12,7 @@ from pythonjsonlogger.orjson import orjson_default
 from .printable import printable_json
 
 _NEWLINE = orjson.OPT_APPEND_NEWLINE
-#: As an integer, which is found four times faster than bytes.
+#: The control character DEL, as an integer: Python finds it faster than ``b"\x7f"``.
 _DEL = 0x7F
 
 

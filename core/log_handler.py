@@ -63,16 +63,17 @@ class LineHandler(logging.Handler):
 
 
 def only_handler(logger: logging.Logger) -> LineHandler | None:
-    """Return the :class:`LineHandler` if records of ``logger`` reach it and no other handler."""
+    """Return the :class:`LineHandler` if all records of ``logger`` reach it and no other."""
     if logger.filters:
         return None
     found: logging.Handler | None = None
     each: logging.Logger | None = logger
     while each is not None:
-        handlers = each.handlers
-        if handlers:
-            if found is not None or len(handlers) > 1:
+        for handler in each.handlers:
+            if found is not None:
                 return None
-            found = handlers[0]
+            found = handler
         each = each.parent if each.propagate else None
-    return found if isinstance(found, LineHandler) and not found.filters else None
+    if not isinstance(found, LineHandler) or found.filters or found.level:
+        return None
+    return found

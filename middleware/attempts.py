@@ -33,6 +33,7 @@ from ..core.process import current_pid
 from ..core.trace_context import TRACEPARENT
 from .causes import trace_of
 from .delivery import Batch, Delivery
+from .outcomes import is_deferred
 from .sentry_events import join_sentry
 
 #: Its lines are those of attempts alone.
@@ -47,20 +48,32 @@ FORM_ID, SUBMISSION_ID = FORM_IDS = ("formId", "submissionId")
 _MAX_IDS = 20
 
 
-class _DropLines(logging.Filter):
+class _DropWorkerLines(logging.Filter):
     """Drops lines of Dramatiq's worker about a failed or deferred message of a formrelay broker.
 
-    The line of :class:`Attempts` has more fields. Dramatiq's line of a failure contains the
-    exception's text, which may quote a payload value; that of a deferral is a warning.
+    The line of :class:`Attempts` has more fields. Dramatiq's line about a failure contains the
+    exception's text, which may quote a payload value; its line about a deferral is a warning,
+    although nothing is wrong. Nor is a result discarded if its actor has an idempotency key, as
+    Dramatiq warns without its Results middleware.
+
+    Attributes:
+        kept_results: the beginnings of warnings about actors whose results are kept.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept_results: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         about = record.args[0] if isinstance(record.args, tuple) and record.args else None
-        if not isinstance(about, Delivery):
-            return True
         text = str(record.msg)
-        is_deferral = text.endswith("was skipped.") and isinstance(about.outcome, Defer)
+        if not isinstance(about, Delivery):
+            return not text.startswith(tuple(self.kept_results))
+        is_deferral = text.endswith("was skipped.") and is_deferred(about)
         return not (is_deferral or text.startswith("Failed to process message"))
+
+
+_drop_worker_lines = _DropWorkerLines()
 
 
 def _has_no_arguments(record: logging.LogRecord) -> bool:
@@ -76,15 +89,16 @@ class Attempts(Middleware):
     """
 
     def __init__(self) -> None:
-        worker = logging.getLogger(WORKER_LOGGER)
-        if not any(isinstance(each, _DropLines) for each in worker.filters):
-            worker.addFilter(_DropLines())
+        logging.getLogger(WORKER_LOGGER).addFilter(_drop_worker_lines)
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         join_sentry(broker, logger.name)
 
     def after_declare_actor(self, broker: dramatiq.Broker, actor: dramatiq.Actor[Any, Any]) -> None:
         actor.logger.addFilter(_has_no_arguments)
+        if actor.options.get("idempotency") is not None:
+            start = f"Actor '{actor.actor_name}' returned a value"
+            _drop_worker_lines.kept_results.add(start)
 
     def after_process_message(
         self,
@@ -125,10 +139,10 @@ def _log(message: dramatiq.MessageProxy) -> None:
 
 
 def _done_line(message: Delivery) -> bytes | None:
-    """Make the line of a single message that is done, in fewer steps than other lines take.
+    """Make the line of a single message that is done; its start is kept for a millisecond.
 
     Returns:
-        None for a batch and a message with further fields.
+        None for a batch or a message with further fields.
     """
     if message.fields is not None or isinstance(message, Batch):
         return None
@@ -141,6 +155,7 @@ def _done_line(message: Delivery) -> bytes | None:
     may_have_trace = bool(message.options or message.args)
     metadata = message.kwargs.get("metadata")
     if isinstance(metadata, dict):
+        # No loop over FORM_IDS: this code runs once for each job.
         if isinstance(form := metadata.get(FORM_ID), str):
             fields[FORM_ID] = form
         if isinstance(submission := metadata.get(SUBMISSION_ID), str):
@@ -159,7 +174,7 @@ def _done_line(message: Delivery) -> bytes | None:
 
 @lru_cache(maxsize=64)  # many lines fall into the same millisecond
 def _line_start(pid: int, actor: str, queue: str, millis: int) -> bytes:
-    """The fields before the id, and a comma, without the brace that closes the line."""
+    """Return the start of a line, up to the comma before the job id."""
     return f'{{"{TIME}":"{iso_of_millis(millis)}",{_common_fields(pid, actor, queue)},'.encode()
 
 

@@ -22,8 +22,10 @@ from ..core.printable import printable
 #: The styles of levels, as numbers of ANSI escape sequences.
 _STYLES = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 _DIM = "2"
-#: The fields that have a place of their own in the text.
-_PLACED = {TIME, LEVEL, WORKER, LOGGER, MESSAGE, "actor", "outcome", "attempt", DURATION}
+#: The fields that have a place of their own in the text, or none.
+_PLACED = {TIME, LEVEL, WORKER, LOGGER, MESSAGE}
+#: The same in the line of an attempt.
+_PLACED_OF_ATTEMPT = _PLACED | {"actor", "outcome", "attempt", DURATION}
 #: The first of the other fields, in this order.
 _FIRST = (ERROR_TYPE, ERROR_MESSAGE, "queue", JOB_ID)
 
@@ -42,7 +44,8 @@ def as_text(fields: Mapping[str, Any], *, color: bool = True) -> bytes:
 
     time = printable(str(fields.get(TIME, ""))[11:23])
     head = f"{styled(time, _DIM)} {styled(f'{printable(level):<8}', _STYLES.get(level))}"
-    others = [name for name in fields if name not in _PLACED and name not in _FIRST]
+    placed = _PLACED_OF_ATTEMPT if _is_attempt(fields) else _PLACED
+    others = [name for name in fields if name not in placed and name not in _FIRST]
     names = [name for name in _FIRST if name in fields] + others
     rest = " ".join(
         f"{styled(printable(f'{name}='), _DIM)}{_value(fields[name])}" for name in names
@@ -50,8 +53,12 @@ def as_text(fields: Mapping[str, Any], *, color: bool = True) -> bytes:
     return f"{head} {_what(fields)}  {rest}".rstrip().encode("utf-8", "backslashreplace") + b"\n"
 
 
+def _is_attempt(fields: Mapping[str, Any]) -> bool:
+    return "outcome" in fields and "actor" in fields
+
+
 def _what(fields: Mapping[str, Any]) -> str:
-    if "outcome" not in fields or "actor" not in fields:
+    if not _is_attempt(fields):
         return printable(str(fields.get(MESSAGE, "")))
     text = f"{fields['outcome']:<5} {fields['actor']}"
     if fields.get("attempt", 1) != 1:

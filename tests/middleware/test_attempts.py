@@ -129,15 +129,32 @@ def test_a_deferral_logs_its_reason_and_wait(harness: Harness, lines: Lines) -> 
     assert SECRET not in lines.text
 
 
+def test_a_line_in_a_job_names_the_job(harness: Harness, lines: Lines) -> None:
+    mine = logging.getLogger("mine")
+
+    def act() -> None:
+        mine.info("inside", extra={"queue": "my own"})
+        mine.info("about another", extra={"jobId": "another"})
+
+    mine.info("outside")
+    sent = harness.actor(act, actor_name="act").send()
+    work_off(harness)
+    mine.info("outside")
+    (inside,), (about,) = lines.of("inside"), lines.of("about another")
+    assert (inside["jobId"], inside["actor"], inside["queue"]) == (sent.message_id, "act", "my own")
+    assert (about["jobId"], about["actor"]) == ("another", "act")
+    assert sent.message_id not in {line.get("jobId") for line in lines.of("outside")}
+
+
 def test_dramatiq_warns_of_skipped_messages_but_not_of_deferred_messages(
     harness: Harness, lines: Lines
 ) -> None:
     class Skips(dramatiq.Middleware):
-        left = 1
+        deferrals_left = 1
 
         def before_process_message(self, broker: Any, message: Any) -> None:
-            if message.args[0] == "defer" and self.left:
-                self.left = 0
+            if message.args[0] == "defer" and self.deferrals_left:
+                self.deferrals_left = 0
                 message.outcome = Defer(timedelta(milliseconds=10), "busy")
                 raise SkipMessage
             if message.args[0] == "skip":

@@ -1,4 +1,4 @@
-"""The line of a job that is done is made in fewer steps, and says the same as other lines."""
+"""The line of a job that is done has the same fields as if it were made like other lines."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from formrelay.middleware.delivery import Delivery
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
+# With lone surrogates, which st.text() leaves out by default.
 texts = st.text(st.characters(), max_size=8)
 ids = (
     texts
@@ -44,8 +45,8 @@ metadata = (
 )
 
 
-def encoded(message: Delivery) -> bytes:
-    """The line as it is made for all other attempts."""
+def ordinary_line(message: Delivery) -> bytes:
+    """The line as :class:`LineHandler` makes it for other attempts."""
     written: list[bytes] = []
     writer = LogWriter(written.append, lambda count: b"")
     handler = LineHandler(writer, as_json)
@@ -64,7 +65,7 @@ def without_times(line: bytes) -> dict[str, Any]:
 
 @given(id=ids, actor=texts, queue=texts, about=metadata, traced=st.booleans(), took=st.floats(0, 9))
 @example(id="id", actor="a", queue="q", about={"formId": "form"}, traced=True, took=0.0)
-def test_the_short_way_says_the_same(
+def test_the_line_of_a_done_job_has_the_same_fields_as_other_lines(
     id: str, actor: str, queue: str, about: Any, traced: bool, took: float
 ) -> None:
     options = {"traceparent": TRACEPARENT} if traced else {}
@@ -76,11 +77,11 @@ def test_the_short_way_says_the_same(
     assert not any(category(char) == "Cc" for char in line.decode()[:-1])
     assert line.endswith(b"}\n")
     assert line.count(b"\n") == 1
-    assert without_times(line) == without_times(encoded(delivery))
+    assert without_times(line) == without_times(ordinary_line(delivery))
     assert abs(json.loads(line)["duration"] - took * 1000) < 500
 
 
-def test_a_line_with_further_fields_goes_the_long_way() -> None:
+def test_a_line_with_further_fields_is_made_like_other_lines() -> None:
     delivery = Delivery(Message("q", "a", (), {}, {}, message_id="id"), tag=None)
     delivery.fields = {"status": 200}
     assert attempts._done_line(delivery) is None

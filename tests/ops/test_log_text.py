@@ -47,7 +47,18 @@ def test_another_line_is_its_message_and_its_fields() -> None:
     assert plain(line).endswith("sink=api count=3\n")
 
 
-def test_levels_have_colors_unless_no_color_is_set() -> None:
+def test_a_line_in_a_job_shows_the_actor() -> None:
+    line = {"time": "", "level": "INFO", "msg": "inside", "actor": "work", "jobId": "id-1"}
+    assert plain(line).endswith("inside  jobId=id-1 actor=work\n")
+
+
+def test_levels_have_colors_on_a_terminal_unless_no_color_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "_is_terminal", lambda: False)
+    in_a_file = logs.encoder(LoggingSettings(format="text"))(LINE)  # type: ignore[call-arg]
+    assert b"\x1b" not in in_a_file
+    monkeypatch.setattr(logs, "_is_terminal", lambda: True)
     text = logs.encoder(LoggingSettings(format="text"))(LINE)  # type: ignore[call-arg]
     assert b"\x1b[33mWARNING" in text
     plain = logs.encoder(LoggingSettings(format="text", no_color="1"))(LINE)  # type: ignore[call-arg]

@@ -70,9 +70,10 @@ def test_duplicates_of_a_running_job_wait_for_its_result(
     ran: list[str] = []
     is_over = Event()
 
-    def work(name: str) -> None:
+    def work(name: str) -> str:
         ran.append(name)
         is_over.wait(20)
+        return "kept"
 
     actor = harness.actor(work, policy=SOON, idempotency=once())
     for _ in range(4):
@@ -85,6 +86,7 @@ def test_duplicates_of_a_running_job_wait_for_its_result(
     harness.stop()
     assert ran == ["a"]
     assert harness.dead() == []
+    assert "has been discarded" not in lines.text
 
 
 def test_a_failed_job_runs_again(harness: Harness, once: Callable[..., Once]) -> None:
