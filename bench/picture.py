@@ -33,7 +33,7 @@ def picture(comparisons: list[dict[str, Any]]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {y}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="13" fill="{_TEXT}">'
     )
-    about = "<title>Jobs a second of one worker, by system</title>"
+    about = "<title>Jobs a second of a started worker, by system</title>"
     background = f'<rect width="{_WIDTH}" height="{y}" fill="#ffffff"/>'
     return "\n".join([head, about, background, *parts, "</svg>", ""])
 
