@@ -189,7 +189,7 @@ def test_a_blocked_event_loop_is_reported_with_its_actors(
         await asyncio.sleep(60)
 
     async def block() -> None:
-        time.sleep(1)
+        time.sleep(0.7)
 
     harness.actor(wait, in_flight=2, time_limit=300, max_retries=0).send()
     blocker = harness.actor(block, in_flight=2)
