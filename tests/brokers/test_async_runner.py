@@ -182,14 +182,15 @@ def test_a_blocked_event_loop_is_reported_with_its_actors(
 ) -> None:
     monkeypatch.setattr(loop_lag, "_BLOCKED_SECONDS", 0.3)
     harness = Harness(MemoryBroker(), "default")
-    has_begun = threading.Event()
+    has_begun, is_late = threading.Event(), threading.Event()
+    lag = harness.broker.async_runner._lag
 
     async def wait() -> None:
         has_begun.set()
         await asyncio.sleep(60)
 
     async def block() -> None:
-        time.sleep(0.7)
+        is_late.wait(30)
 
     harness.actor(wait, in_flight=2, time_limit=300, max_retries=0).send()
     blocker = harness.actor(block, in_flight=2)
@@ -197,6 +198,8 @@ def test_a_blocked_event_loop_is_reported_with_its_actors(
     assert has_begun.wait(30)
     blocker.send()
     try:
+        wait_until(lambda: time.monotonic() > lag._due + 0.3)
+        is_late.set()
         (letter,) = wait_until(harness.dead)
         assert letter.failure.error.endswith("TimeLimitExceeded")
         line = wait_until(lambda: next(iter(blocked_lines(caplog)), None))
