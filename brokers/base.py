@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import dramatiq
@@ -60,6 +60,7 @@ logger = logging.getLogger("formrelay.brokers")
 CHUNK = 500
 CHUNK_BYTES = 1024 * 1024
 _NO_SPAN = nullcontext()
+C = TypeVar("C", bound=QueueConsumer)
 
 
 class RelayBroker(SignallingBroker, JoiningBroker):
@@ -181,6 +182,12 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         self._tell_consumers(actor)
         if "job_type" in actor.options:
             self.job_types[actor.options["job_type"]] = actor.actor_name
+
+    def _added(self, consumer: C) -> C:
+        """Tell a consumer of actors from now on, and return it; it must be complete."""
+        self.consumers.add(consumer)
+        consumer.note_actors()  # an actor may have been declared while the consumer was made
+        return consumer
 
     def _tell_consumers(self, actor: dramatiq.Actor[Any, Any]) -> None:
         """Tell running consumers of an actor that was declared after its worker started."""

@@ -69,7 +69,6 @@ class CoalescingConsumer(RelayConsumer):
             timeout_ms=int(inner.timeout * 1000),
         )
         self._inner = inner
-        inner.broker.consumers.discard(inner)  # told by note_actors() below
         self._batching = batching
         #: By the actor and the batch key of the messages.
         self._open: dict[tuple[str, str], _OpenBatch] = {}

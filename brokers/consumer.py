@@ -67,7 +67,6 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         self._finish_until: float | None = None
         #: When Dramatiq last asked for a message, monotonic seconds.
         self.asked_at = broker.clock.monotonic()
-        broker.consumers.add(self)
 
     def note_actors(self) -> None:
         """Read the options of the queue's actors again, because an actor was declared."""

@@ -313,6 +313,30 @@ def test_a_batch_actor_declared_late_on_a_queue_in_use_gets_batches_of_one(
         assert max(map(len, batches)) == 1
 
 
+def test_a_batch_actor_declared_while_its_consumer_is_made_gets_batches(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[int]] = []
+    actors: list[Any] = []
+    read = harness.broker.batching
+
+    def batching(queue: str) -> Any:
+        found = read(queue)
+        if not actors:
+            actors.append(None)  # the declaration reads it too
+            actors[0] = batch_actor(harness, batches.append)
+        return found
+
+    harness.actor(lambda: None, actor_name="first")
+    monkeypatch.setattr(harness.broker, "batching", batching)
+    harness.start()
+    wait_until(lambda: actors and actors[0])
+    for number in range(5):
+        actors[0].send(number=number)
+    wait_until(harness.is_empty)
+    assert sorted(number for batch in batches for number in batch) == list(range(5))
+
+
 def test_messages_of_a_late_batch_actor_are_requeued_when_the_worker_stops(
     harness: Harness,
 ) -> None:
