@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 import pytest
@@ -70,24 +71,26 @@ def test_requeued_too_often(
 def test_expired_after_an_attempt(
     harness: Harness, unique: str, set_policy: Callable[..., None]
 ) -> None:
+    begun, may_fail = Event(), Event()
+
     def fail(_number: int) -> None:
+        begun.set()
+        assert may_fail.wait(60)
         raise ValueError("the failure of an attempt before")
 
-    actor = harness.actor(fail, actor_name="fail")
-    message = actor.send(1)
+    message = harness.actor(fail, actor_name="fail").send(1)
     harness.start()
-    inspector = harness.broker.inspector
-    wait_until(lambda: not harness.broker.counts(unique).waiting)
-    harness.stop()
-    # It is scheduled for its second attempt, with the record of the first one.
+    assert begun.wait(60)
+    # A time-to-live applies to what is queued after it is set: here, to the second attempt.
     set_policy(**{"message-ttl": 100})
-    wait_until(lambda: harness.broker.counts(unique).dead == 1)
+    may_fail.set()
+    harness.stop()
     letter = the_only_letter(harness, Reason.EXPIRED)
     assert letter.id == message.message_id
     assert letter.failure is not None
     assert letter.failure.attempt == 1
     assert "waited longer than its time-to-live (count: 1)" in letter.failure.message
-    assert inspector.delete_dead([message.message_id]) == 1
+    assert harness.broker.inspector.delete_dead([message.message_id]) == 1
 
 
 @pytest.mark.own_vhost
