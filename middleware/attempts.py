@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import dramatiq
-from dramatiq.middleware import Middleware
+from dramatiq.middleware import CurrentMessage, Middleware
 
 from ..core.clock import iso_of_millis
 from ..core.failure import Failure, Reason, worker_name
@@ -53,24 +53,23 @@ class _DropWorkerLines(logging.Filter):
 
     The line of :class:`Attempts` has more fields. Dramatiq's line about a failure contains the
     exception's text, which may quote a payload value; its line about a deferral is a warning,
-    although nothing is wrong. Nor is a result discarded if its actor has an idempotency key, as
+    although nothing is wrong. Nor is a result discarded that is kept under an idempotency key, as
     Dramatiq warns without its Results middleware.
-
-    Attributes:
-        kept_results: the beginnings of warnings about actors whose results are kept.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept_results: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         about = record.args[0] if isinstance(record.args, tuple) and record.args else None
         text = str(record.msg)
         if not isinstance(about, Delivery):
-            return not text.startswith(tuple(self.kept_results))
+            return " returned a value " not in text or not _result_is_kept()
         is_deferral = text.endswith("was skipped.") and is_deferred(about)
         return not (is_deferral or text.startswith("Failed to process message"))
+
+
+def _result_is_kept() -> bool:
+    """Whether the job that runs in this thread has an idempotency key."""
+    message = CurrentMessage.get_current_message()
+    return isinstance(message, Delivery) and message.claim is not None
 
 
 _drop_worker_lines = _DropWorkerLines()
@@ -96,9 +95,6 @@ class Attempts(Middleware):
 
     def after_declare_actor(self, broker: dramatiq.Broker, actor: dramatiq.Actor[Any, Any]) -> None:
         actor.logger.addFilter(_has_no_arguments)
-        if actor.options.get("idempotency") is not None:
-            start = f"Actor '{actor.actor_name}' returned a value"
-            _drop_worker_lines.kept_results.add(start)
 
     def after_process_message(
         self,

@@ -89,6 +89,19 @@ def test_duplicates_of_a_running_job_wait_for_its_result(
     assert "has been discarded" not in lines.text
 
 
+def test_dramatiq_warns_of_the_discarded_result_of_a_job_without_a_key(
+    harness: Harness, lines: Lines
+) -> None:
+    option = Once(lambda name: None if name == "no key" else name)
+    actor = harness.actor(lambda name: name, actor_name="work", idempotency=option)
+    actor.send("no key")
+    actor.send("a key")
+    harness.start()
+    wait_until(harness.is_empty)
+    harness.stop()
+    assert lines.text.count("'work' returned a value that is not None") == 1
+
+
 def test_a_failed_job_runs_again(harness: Harness, once: Callable[..., Once]) -> None:
     ran: list[str] = []
 
