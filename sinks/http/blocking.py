@@ -138,7 +138,7 @@ class BlockingClient:
     def _handle(self) -> Any:
         if self._curl is not None:
             socket = self._curl.getinfo(pycurl.ACTIVESOCKET)
-            if socket >= 0 and is_stale([socket]):
+            if socket >= 0 and is_stale(socket):
                 self.close()
         if self._curl is None:
             self._curl = new_curl({pycurl.MAXFILESIZE: self._max_bytes})

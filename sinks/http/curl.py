@@ -5,8 +5,8 @@ although the receiver may have acted on the first request. Two measures prevent 
 
 - Every body is read from a function (:func:`set_body`): libcurl cannot rewind it, so it cannot
   send it twice.
-- Before a request, :func:`is_stale` finds a connection that the receiver has closed. libcurl itself
-  checks once a second at most.
+- Before a request, :func:`is_stale` and :class:`.transfers.KeptConnections` find connections that
+  the receiver has closed. libcurl itself checks once a second at most.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 import select
 import socket
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -106,15 +106,14 @@ def milliseconds(seconds: float) -> int:
     return max(1, int(seconds * 1000))
 
 
-def is_stale(sockets: Iterable[int]) -> bool:
-    """Whether the peer has closed one of these idle sockets.
+def is_stale(socket: int) -> bool:
+    """Whether the peer has closed an idle socket.
 
     A socket with unread data counts as closed, because libcurl would take the data for the next
     response. A socket that this process has closed does not count.
     """
     poll = select.poll()
-    for number in sockets:
-        poll.register(number, select.POLLIN)
+    poll.register(socket, select.POLLIN)
     return any(event & ~select.POLLNVAL for _, event in poll.poll(0))
 
 

@@ -8,6 +8,7 @@ selector. libcurl changes the events of its sockets four times per request: with
 from __future__ import annotations
 
 import asyncio
+import select
 import selectors
 import threading
 from collections import defaultdict
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 import pycurl
 
-from .curl import Handle, is_stale, never_free_in_child
+from .curl import Handle, never_free_in_child
 
 T = TypeVar("T")
 
@@ -193,25 +194,24 @@ class _Driver:
 class KeptConnections:
     """Sockets of connections that libcurl may use again, by destination.
 
-    libcurl does not report when it closes a socket, so a few of these sockets may be closed or
+    As for :func:`.curl.is_stale`, a socket with unread data counts as closed. libcurl does not report when it closes a socket, so a few of these sockets may be closed or
     belong to another destination by now. At worst, this causes a new connection.
     """
 
     def __init__(self) -> None:
         self._destinations: dict[int, Hashable] = {}
         self._sockets: defaultdict[Hashable, set[int]] = defaultdict(set)
+        #: Each polls the sockets of a destination. Kept, because registering them takes longer.
+        self._polls: defaultdict[Hashable, Any] = defaultdict(select.poll)
 
     def add(self, destination: Hashable, socket: int) -> None:
         """Record that a request to ``destination`` used ``socket``."""
-        known = self._destinations.get(socket)
-        if known == destination:
+        if socket in self._sockets.get(destination, ()):
             return
-        if known is not None:
-            self._sockets[known].discard(socket)
-            if not self._sockets[known]:
-                del self._sockets[known]
+        self._forget(socket)
         self._destinations[socket] = destination
         self._sockets[destination].add(socket)
+        self._polls[destination].register(socket, select.POLLIN)
 
     def has_stale(self, destination: Hashable, in_use: Collection[int]) -> bool:
         """Whether the receiver has closed a kept connection to ``destination``.
@@ -219,5 +219,21 @@ class KeptConnections:
         Args:
             in_use: sockets of the running requests, which are not checked.
         """
-        sockets = self._sockets.get(destination, ())
-        return bool(sockets) and is_stale([socket for socket in sockets if socket not in in_use])
+        if destination not in self._polls:
+            return False
+        has_stale = False
+        for socket, event in self._polls[destination].poll(0):
+            if event & select.POLLNVAL:
+                self._forget(socket)
+            elif socket not in in_use:
+                has_stale = True
+        return has_stale
+
+    def _forget(self, socket: int) -> None:
+        if socket not in self._destinations:
+            return
+        destination = self._destinations.pop(socket)
+        self._sockets[destination].discard(socket)
+        self._polls[destination].unregister(socket)
+        if not self._sockets[destination]:
+            del self._sockets[destination], self._polls[destination]

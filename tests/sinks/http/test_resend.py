@@ -41,6 +41,15 @@ def test_a_closed_connection_is_found_before_a_request_is_sent(
         assert len(wire.requests) == wire.accepted == 5
 
 
+def test_a_connection_that_the_proxy_has_closed_is_found_before_a_request_is_sent() -> None:
+    with serving(CLOSING) as proxy:
+        sender = egress(proxy=proxy.url)
+        for _ in range(5):
+            assert sender.send("POST", "http://example.test/", {}, b"{}").status == 200
+            assert proxy.closed.acquire(timeout=30)
+        assert len(proxy.requests) == proxy.accepted == 5
+
+
 @pytest.mark.parametrize("is_tls", [False, True], ids=["http", "https"])
 def test_open_connections_are_kept(is_tls: bool, tls: ssl.SSLContext, certificate: Path) -> None:
     with serving(OK, tls=tls if is_tls else None) as wire:

@@ -12,10 +12,10 @@ def test_a_socket_is_stale_if_its_peer_closed_it_or_sent_data() -> None:
     for say in (lambda other: other.close(), lambda other: other.send(b"HTTP/1.1 408 Late\r\n")):
         ours, other = socket.socketpair()
         with ours, other:
-            assert not is_stale([ours.fileno()])
+            assert not is_stale(ours.fileno())
             say(other)
-            assert is_stale([ours.fileno()])
-        assert not is_stale([1_000_000])  # not a socket of this process
+            assert is_stale(ours.fileno())
+        assert not is_stale(1_000_000)  # not a socket of this process
 
 
 def test_a_socket_belongs_to_its_last_destination() -> None:
