@@ -194,8 +194,9 @@ class _Driver:
 class KeptConnections:
     """Sockets of connections that libcurl may use again, by destination.
 
-    As for :func:`.curl.is_stale`, a socket with unread data counts as closed. libcurl does not report when it closes a socket, so a few of these sockets may be closed or
-    belong to another destination by now. At worst, this causes a new connection.
+    libcurl does not report when it closes a socket, so a few of these sockets may be closed or
+    belong to another destination by now. At worst, this causes a new connection. As for
+    :func:`.curl.is_stale`, a socket with unread data counts as closed.
     """
 
     def __init__(self) -> None:
