@@ -121,7 +121,7 @@ def _limit(queue: str, number: int, many: int) -> Any:
         actor(batch=jobs)
     seconds, used = time.perf_counter() - start, time.process_time() - cpu
     _check(client, number)
-    return {"per_second": number / seconds, "cpu_us": used / number * 1e6, "grew_mb": 0}
+    return {"per_second": number / seconds, "cpu_us": used / number * 1e6}
 
 
 def _stock(queue: str, number: int, _many: int) -> Any:
@@ -160,7 +160,7 @@ def _stock(queue: str, number: int, _many: int) -> Any:
         raise SystemExit("stock: expected to be done within 300 s")
     seconds = time.perf_counter() - start
     _check(client, number)
-    return {"per_second": number / seconds, "cpu_us": 0, "grew_mb": 0}
+    return {"per_second": number / seconds}
 
 
 def _settings(queue: str, *, clickhouse: str | None = None) -> None:

@@ -167,7 +167,6 @@ def _wrk(site: Site, connections: int, seconds: int) -> dict[str, float]:
     used = (site.cpu_seconds() - cpu) / requests * 1e6
     return {
         "per_second": requests / micros * 1e6,
-        "cpu_us": 0.0,
         "site_cpu_us": used,
         "concurrency": float(connections),
     }

@@ -122,6 +122,8 @@ def latency(
     time.sleep(2)  # webhooks that arrive later count as missing
     found = receiver.end()
     expected = sent * (endpoints - hanging) // endpoints
+    if not found["arrived"]:
+        raise SystemExit(f"{contender}: expected {expected} webhooks to arrive, got none")
     return {"p99_ms": found["p99_ms"], "missing_percent": 100 - 100 * found["arrived"] / expected}
 
 
@@ -159,6 +161,7 @@ def _ours(queue: str, count: int, urls: list[str], threads: int) -> tuple[Any, A
     from formrelay.middleware.process_tuning import tune_garbage_collector
 
     tune_garbage_collector()  # as a worker does when it starts
+    deliver_webhook.declare()  # otherwise a worker that sends nothing would run nothing
     jobs = (
         {"url": urls[number % len(urls)], "body": BODY, "secret": SECRET} for number in range(count)
     )
