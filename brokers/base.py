@@ -10,7 +10,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -60,7 +60,7 @@ logger = logging.getLogger("formrelay.brokers")
 CHUNK = 500
 CHUNK_BYTES = 1024 * 1024
 _NO_SPAN = nullcontext()
-C = TypeVar("C", bound=QueueConsumer)
+_Consumer = TypeVar("_Consumer", bound=QueueConsumer)
 
 
 class RelayBroker(SignallingBroker, JoiningBroker):
@@ -95,6 +95,7 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         self.actor_finders = []
         #: The consumers of this process, to tell them of actors that are declared later.
         self.consumers: WeakSet[QueueConsumer] = WeakSet()
+        self._registering = RLock()
 
     @property
     def actor_options(self) -> set[str]:
@@ -183,25 +184,32 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         if "job_type" in actor.options:
             self.job_types[actor.options["job_type"]] = actor.actor_name
 
-    def _added(self, consumer: C) -> C:
-        """Tell a consumer of actors from now on, and return it; it must be complete."""
-        self.consumers.add(consumer)
-        consumer.note_actors()  # an actor may have been declared while the consumer was made
+    def _register(self, consumer: _Consumer) -> _Consumer:
+        """Register a complete consumer, so that it hears of actors declared later; return it."""
+        with self._registering:
+            self.consumers.add(consumer)
+            consumer.note_actors()  # an actor may have been declared while the consumer was made
+            for name in self.batching(consumer.queue_name):
+                self._warn_if_single(consumer, name)
         return consumer
 
     def _tell_consumers(self, actor: dramatiq.Actor[Any, Any]) -> None:
         """Tell running consumers of an actor that was declared after its worker started."""
         queue = actor.queue_name
-        for consumer in [each for each in list(self.consumers) if each.queue_name == queue]:
-            consumer.note_actors()
-            if "batch_size" in actor.options and not (
-                consumer.collects_batches or consumer.is_closing
-            ):
-                logger.warning(
-                    "a batch actor was declared after its worker had started: its messages run in "
-                    "batches of one until the worker is started again",
-                    extra={"actor": actor.actor_name, "queue": queue},
-                )
+        with self._registering:
+            for consumer in [each for each in self.consumers if each.queue_name == queue]:
+                consumer.note_actors()
+                if "batch_size" in actor.options:
+                    self._warn_if_single(consumer, actor.actor_name)
+
+    def _warn_if_single(self, consumer: QueueConsumer, name: str) -> None:
+        """Log that a consumer delivers the messages of the batch actor ``name`` one by one."""
+        if not (consumer.collects_batches or consumer.is_closing):
+            logger.warning(
+                "a batch actor was declared after its worker had started: its messages run in "
+                "batches of one until the worker is started again",
+                extra={"actor": name, "queue": consumer.queue_name},
+            )
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """Write a message to its queue; it is stored durably when this returns.
@@ -398,12 +406,12 @@ class RelayBroker(SignallingBroker, JoiningBroker):
                 actor.options.get("batch_key"),
                 actor.options.get("batch_bytes"),
             )
-            for name, actor in self.actors.items()
+            for name, actor in list(self.actors.items())
             if actor.queue_name == queue_name and "batch_size" in actor.options
         }
 
     def throttles(self, queue_name: str) -> list[Throttle]:
         """Return the throttles of the sinks of the actors on a queue."""
-        actors = [actor for actor in self.actors.values() if actor.queue_name == queue_name]
+        actors = [each for each in list(self.actors.values()) if each.queue_name == queue_name]
         throttles = (actor.options.get("throttle") for actor in actors)
         return list(dict.fromkeys(throttle for throttle in throttles if throttle is not None))

@@ -49,19 +49,18 @@ _MAX_IDS = 20
 
 
 class _DropWorkerLines(logging.Filter):
-    """Drops lines of Dramatiq's worker about a failed or deferred message of a formrelay broker.
+    """Drops lines of Dramatiq's worker that are wrong, or that :class:`Attempts` writes better.
 
-    The line of :class:`Attempts` has more fields. Dramatiq's line about a failure contains the
-    exception's text, which may quote a payload value; its line about a deferral is a warning,
-    although nothing is wrong. Nor is a result discarded that is kept under an idempotency key, as
-    Dramatiq warns without its Results middleware.
+    Its line about a failure contains the exception's text, which may quote a payload value. Its
+    line about a deferral is a warning, although nothing is wrong. Its warning that a result is
+    discarded is wrong for a job with an idempotency key, whose result is kept.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         about = record.args[0] if isinstance(record.args, tuple) and record.args else None
         text = str(record.msg)
         if not isinstance(about, Delivery):
-            return " returned a value " not in text or not _result_is_kept()
+            return "' returned a value that is not None" not in text or not _result_is_kept()
         is_deferral = text.endswith("was skipped.") and is_deferred(about)
         return not (is_deferral or text.startswith("Failed to process message"))
 

@@ -123,7 +123,7 @@ class MemoryBroker(RelayBroker):
         found = MemoryBatches(consumer, self._memory)
         with self._memory.changed:
             self._consumers.add(found)
-        return self._added(found)
+        return self._register(found)
 
     def consumed_queues(self) -> set[str]:
         """Names of the queues whose messages a worker takes."""

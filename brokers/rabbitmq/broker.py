@@ -114,7 +114,7 @@ class RabbitBroker(RelayBroker):
             fixed_prefetch=limit is not None or bool(batching),
         )
         self._consumers.add(consumer)
-        return self._added(CoalescingConsumer(consumer, batching) if batching else consumer)
+        return self._register(CoalescingConsumer(consumer, batching) if batching else consumer)
 
     # -- join --------------------------------------------------------------------------
 

@@ -107,7 +107,7 @@ class RedisBroker(RelayBroker):
             coalesces=bool(batching),
             max_long_runs=max_long_runs,
         )
-        return self._added(CoalescingConsumer(consumer, batching) if batching else consumer)
+        return self._register(CoalescingConsumer(consumer, batching) if batching else consumer)
 
     # -- operations ----------------------------------------------------------------------
 

@@ -106,14 +106,14 @@ def milliseconds(seconds: float) -> int:
     return max(1, int(seconds * 1000))
 
 
-def is_stale(socket: int) -> bool:
+def is_stale(descriptor: int) -> bool:
     """Whether the peer has closed an idle socket.
 
     A socket with unread data counts as closed, because libcurl would take the data for the next
     response. A socket that this process has closed does not count.
     """
     poll = select.poll()
-    poll.register(socket, select.POLLIN)
+    poll.register(descriptor, select.POLLIN)
     return any(event & ~select.POLLNVAL for _, event in poll.poll(0))
 
 

@@ -207,8 +207,9 @@ class Egress:
                 raise _NeedsHttp2
             return _response(handle, code, target.host, self._certificate is not None)
 
-        # All requests through a proxy may share its connections.
-        destination = (target.scheme, target.host, target.port) if self._proxy is None else None
+        destination = (target.scheme, target.host, target.port)
+        if self._proxy is not None and target.scheme == "http":
+            destination = None  # plain requests through a proxy share its connections
         needs_new = is_http2 or not request.body
         return self._transfers.send(prepare, finish, destination=destination, needs_new=needs_new)
 

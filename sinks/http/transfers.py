@@ -195,14 +195,14 @@ class KeptConnections:
     """Sockets of connections that libcurl may use again, by destination.
 
     libcurl does not report when it closes a socket, so a few of these sockets may be closed or
-    belong to another destination by now. At worst, this causes a new connection. As for
-    :func:`.curl.is_stale`, a socket with unread data counts as closed.
+    belong to something else by now. While such a number is readable, requests to its destination
+    open new connections. As for :func:`.curl.is_stale`, a socket with unread data counts as closed.
     """
 
     def __init__(self) -> None:
         self._destinations: dict[int, Hashable] = {}
         self._sockets: defaultdict[Hashable, set[int]] = defaultdict(set)
-        #: Each polls the sockets of a destination. Kept, because registering them takes longer.
+        #: By destination. Kept, because registering all sockets takes longer than the poll.
         self._polls: defaultdict[Hashable, Any] = defaultdict(select.poll)
 
     def add(self, destination: Hashable, socket: int) -> None:

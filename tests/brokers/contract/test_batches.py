@@ -313,14 +313,18 @@ def test_a_batch_actor_declared_late_on_a_queue_in_use_gets_batches_of_one(
         assert max(map(len, batches)) == 1
 
 
+@pytest.mark.parametrize("step", ["batching", "throttles"])
 def test_a_batch_actor_declared_while_its_consumer_is_made_gets_batches(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: str,
 ) -> None:
     batches: list[list[int]] = []
     actors: list[Any] = []
-    read = harness.broker.batching
+    read = getattr(harness.broker, step)
 
-    def batching(queue: str) -> Any:
+    def declare_meanwhile(queue: str) -> Any:
         found = read(queue)
         if not actors:
             actors.append(None)  # the declaration reads it too
@@ -328,13 +332,15 @@ def test_a_batch_actor_declared_while_its_consumer_is_made_gets_batches(
         return found
 
     harness.actor(lambda: None, actor_name="first")
-    monkeypatch.setattr(harness.broker, "batching", batching)
+    monkeypatch.setattr(harness.broker, step, declare_meanwhile)
     harness.start()
     wait_until(lambda: actors and actors[0])
     for number in range(5):
         actors[0].send(number=number)
     wait_until(harness.is_empty)
     assert sorted(number for batch in batches for number in batch) == list(range(5))
+    lines = [line for line in caplog.records if line.message.startswith("a batch actor was")]
+    assert len(lines) == (0 if isinstance(harness.broker, MemoryBroker) else 1)
 
 
 def test_messages_of_a_late_batch_actor_are_requeued_when_the_worker_stops(

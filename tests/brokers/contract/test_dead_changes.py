@@ -124,7 +124,7 @@ def test_a_stopped_change_is_completed_by_another_call(
     assert change(which) == many - first
     expected = many if action == "replay" else 0
     wait_until(lambda: harness.broker.counts(harness.queue).waiting == expected)
-    assert harness.broker.counts(harness.queue).dead == 0
+    wait_until(lambda: harness.broker.counts(harness.queue).dead == 0)
 
 
 def test_a_change_that_is_stopped_before_it_starts_changes_nothing(

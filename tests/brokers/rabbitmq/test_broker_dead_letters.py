@@ -81,7 +81,7 @@ def test_expired_after_an_attempt(
     message = harness.actor(fail, actor_name="fail").send(1)
     harness.start()
     assert begun.wait(60)
-    # A time-to-live applies to what is queued after it is set: here, to the second attempt.
+    # A time-to-live applies to messages that are queued after it is set: to the second attempt.
     set_policy(**{"message-ttl": 100})
     may_fail.set()
     harness.stop()

@@ -31,3 +31,33 @@ def test_a_socket_belongs_to_its_last_destination() -> None:
         assert not kept.has_stale("a", set())
         assert kept.has_stale("b", set())
     assert not kept.has_stale("b", set())  # closed by this process
+
+
+def test_a_socket_that_moves_to_another_destination_leaves_the_first() -> None:
+    kept = KeptConnections()
+    (quiet, its_peer), (moved, other) = socket.socketpair(), socket.socketpair()
+    with quiet, its_peer, moved:
+        kept.add(None, quiet.fileno())  # as through a proxy
+        kept.add(None, moved.fileno())
+        kept.add("b", moved.fileno())
+        other.close()
+        assert not kept.has_stale(None, set())
+        assert kept.has_stale("b", set())
+
+
+def test_a_number_that_is_used_again_is_watched_again() -> None:
+    kept = KeptConnections()
+    first, peer = socket.socketpair()
+    number = first.fileno()
+    kept.add("a", number)
+    first.close()
+    peer.close()
+    assert not kept.has_stale("a", set())
+    ours, other = socket.socketpair()
+    with ours:
+        assert number in (ours.fileno(), other.fileno())
+        kept.add("a", number)
+        assert not kept.has_stale("a", set())
+        ours.shutdown(socket.SHUT_RDWR)
+        assert kept.has_stale("a", set())
+        other.close()
