@@ -6,7 +6,7 @@ Each address is checked in libcurl's open-socket callback, when libcurl connects
 
 from __future__ import annotations
 
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
@@ -207,7 +207,7 @@ class Egress:
                 raise _NeedsHttp2
             return _response(handle, code, target.host, self._certificate is not None)
 
-        destination = (target.scheme, target.host, target.port)
+        destination: Hashable = (target.scheme, target.host, target.port)
         if self._proxy is not None and target.scheme == "http":
             destination = None  # plain requests through a proxy share its connections
         needs_new = is_http2 or not request.body
