@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 from formrelay.sinks.http.curl import is_stale
@@ -47,17 +48,15 @@ def test_a_socket_that_moves_to_another_destination_leaves_the_first() -> None:
 
 def test_a_number_that_is_used_again_is_watched_again() -> None:
     kept = KeptConnections()
-    first, peer = socket.socketpair()
-    number = first.fileno()
-    kept.add("a", number)
-    first.close()
-    peer.close()
-    assert not kept.has_stale("a", set())
-    ours, other = socket.socketpair()
-    with ours:
-        assert number in (ours.fileno(), other.fileno())
+    (ours, peer), (new, other) = socket.socketpair(), socket.socketpair()
+    with peer, new:
+        number = ours.fileno()
+        kept.add("a", number)
+        ours.close()
+        assert not kept.has_stale("a", set())
+        os.dup2(new.fileno(), number)
         kept.add("a", number)
         assert not kept.has_stale("a", set())
-        ours.shutdown(socket.SHUT_RDWR)
-        assert kept.has_stale("a", set())
         other.close()
+        assert kept.has_stale("a", set())
+        os.close(number)
